@@ -1,0 +1,46 @@
+# The commands that stand. `make demo` and `make test` work on a fresh machine with Python 3.11 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+JOBS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-real check format bench clean
+
+help:  ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+env: .venv/ready  ## the environment, in .venv (no torch: curation doesn't need it)
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/s2v doctor --fetch
+	touch $@
+
+demo: .venv/ready  ## make sample videos, curate them, say where the report is
+	$(BIN)/python -m curation.demo demo/videos
+	$(BIN)/s2v curate demo/videos --out demo/dataset
+	@echo "Open demo/dataset/report/index.html in a browser."
+
+test: .venv/ready  ## the tests: under 15 minutes on 2 cores
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not real'
+
+test-real: .venv/ready  ## slow checks: kill storms, real clips, 50,000-clip report
+	$(BIN)/python -m pytest -m real
+
+check: .venv/ready  ## format, lint, types, import directions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: .venv/ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/ready  ## benchmarks on generated clips; see docs/performance.md for the peer
+	$(BIN)/python -m benchmarks.curation
+
+clean:
+	rm -rf .venv demo build *.egg-info
