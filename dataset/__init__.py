@@ -1,0 +1,1 @@
+"""The contract between the rooms: records, media reading, Parquet tables, shards. Imports nothing of ours."""

@@ -1,0 +1,353 @@
+"""Read video files with PyAV: header and shots in one pass, and the clips of a source in one forward pass.
+
+Time zero of a source is the start of its video stream; audio is placed by its own timestamps on that clock, so
+late audio, offset streams and variable frame rates stay in sync.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from dataset.records import MediaFacts
+
+AUDIO_RATE = 16_000  # Hz
+MAX_SHORT_SIDE = 2160  # "native" frames above this would not fit in memory for a whole clip
+JITTER = 0.004  # seconds by which a frame may come early and still open its slot
+SEEK_GAP = 2.0  # seconds between two spans above which seeking beats decoding through
+# Containers whose header states a duration; others estimate it, and an estimate can't prove truncation.
+EXACT_DURATION = ("mov", "matroska", "avi")
+
+
+class MediaError(Exception):
+    """A source that can't be used, with what its owner can do about it."""
+
+    def __init__(self, error: str, remedy: str):
+        super().__init__(error)
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MediaError, (str(self), self.remedy)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """A sampling of a clip's frames: at most `fps` a second, `short_side` pixels (None: native)."""
+
+    fps: float
+    short_side: int | None = None
+
+
+@dataclass(frozen=True)
+class FrameBatch:
+    """images: N pictures (H, W, 3) uint8 RGB, upright, square pixels. times: (N,) seconds from the clip's start."""
+
+    images: list[np.ndarray]
+    times: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+@dataclass
+class Counters:
+    """What reading cost: containers opened, frames that came out of the decoder."""
+
+    opens: int = 0
+    decoded: int = 0
+
+
+@dataclass(frozen=True)
+class DecodedClip:
+    """One span of a source. `span_frames` counts the frames that lie in it: the yardstick for `Counters.decoded`."""
+
+    batches: dict[Frames, FrameBatch]
+    audio: np.ndarray | None  # (samples,) float32 mono at AUDIO_RATE; None: no audio stream
+    span_frames: int
+
+
+class Source:
+    """An open video file. Use `open_source`."""
+
+    def __init__(self, container: Any, counters: Counters):
+        self.container = container
+        self.counters = counters
+        self.video = best_video(container)
+        self.audio = container.streams.best("audio")
+        # One decoder thread: parallelism is one worker per core, and frame threads would delay and reorder errors.
+        self.video.thread_type, self.video.thread_count = "SLICE", 1
+        self.zero = float((self.video.start_time or 0) * self.video.time_base)
+        # AVI stores no presentation times: libav guesses them and reorders B-frames wrongly. Decoding times are right
+        # up to a constant, which is only known from the first frame on.
+        self.guessed_times = "avi" in container.format.name
+
+    def decoded(self, packets: Iterator[Any]) -> Iterator[Any]:
+        """Frames of a packet stream; a damaged packet loses its frames, not the file (as every player does)."""
+        for packet in packets:
+            try:
+                yield from packet.decode()
+            except av.error.InvalidDataError:
+                continue
+
+    def seek(self, time: float, stream: Any) -> None:
+        """To the keyframe of `stream` at or before `time` seconds."""
+        target = 0.0 if self.guessed_times else max(0.0, time)
+        self.container.seek(int((target + self.zero) / stream.time_base), stream=stream)
+
+    def frames(self) -> Iterator[tuple[float, Any]]:
+        """(seconds, frame) in presentation order from where the container stands."""
+        zero, time = self.zero, None
+        for frame in self.decoded(self.container.demux(self.video)):
+            self.counters.decoded += 1
+            stamp = frame.dts if self.guessed_times else frame.pts
+            if stamp is not None:
+                if time is None and self.guessed_times:
+                    zero = float(stamp * self.video.time_base)
+                time = float(stamp * self.video.time_base) - zero
+            elif time is not None:  # the frames a decoder still held at the end may carry no stamp
+                time += 1 / float(self.video.average_rate or 25)
+            else:
+                continue
+            yield time, frame
+
+
+def best_video(container: Any) -> Any:
+    """The video stream a player would show; a cover picture is not a video."""
+    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if not streams:
+        raise MediaError("no video stream", "supply a file with moving pictures, not audio with a cover picture")
+    best = container.streams.best("video")
+    return best if best in streams else streams[0]
+
+
+@contextmanager
+def open_source(path: str, counters: Counters) -> Iterator[Source]:
+    """Open a local file. Raises MediaError for what isn't a readable video."""
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            raise MediaError("not a regular file", "give the path of a video file")
+        if os.path.getsize(path) == 0:
+            raise MediaError("empty file (0 bytes)", "copy or download the file again")
+        counters.opens += 1
+        container = av.open(path)
+    except PermissionError as e:
+        raise MediaError(f"permission denied: {e.filename or path}", "make the file readable for this user") from e
+    except FileNotFoundError as e:
+        raise MediaError("no such file", "check the path, or remove the row from the manifest") from e
+    except av.error.FFmpegError as e:
+        remedy = "not a video, or its index is lost: download it again, or check it with `ffprobe`"
+        raise MediaError(f"can't be opened: {e.strerror}", remedy) from e
+    with container:
+        if container.format.name.endswith("_pipe") or container.format.name == "image2":
+            raise MediaError("a still picture, not a video", "remove it from the source")
+        yield Source(container, counters)
+
+
+# ---------------------------------------------------------------- pictures
+
+
+class Painter:
+    """Turns the decoder's frames into upright arrays with square pixels, all of one size."""
+
+    def __init__(self, source: Source, short_side: int | None, pixel_format: str = "rgb24"):
+        self.aspect = float(source.video.sample_aspect_ratio or 1)
+        self.short_side = short_side or MAX_SHORT_SIDE
+        self.format = pixel_format
+        self.reformatter = VideoReformatter()
+        self.size: tuple[int, int] | None = None  # fixed by the first frame, also if the stream changes size later
+
+    def __call__(self, frame: Any) -> np.ndarray:
+        if self.size is None:
+            width, height = square_pixels(frame.width, frame.height, self.aspect)
+            scale = min(1.0, self.short_side / min(width, height))
+            self.size = max(2, round(width * scale)), max(2, round(height * scale))
+        how = Interpolation.AREA if self.size[0] < frame.width else Interpolation.BICUBIC
+        image = self.reformatter.reformat(frame, *self.size, format=self.format, interpolation=how).to_ndarray()
+        return np.ascontiguousarray(np.rot90(image, k=round(frame.rotation / 90))) if frame.rotation else image
+
+
+def square_pixels(width: int, height: int, aspect: float) -> tuple[int, int]:
+    """Stored size -> size with square pixels (the longer of the two is kept, the other grows)."""
+    return (round(width * aspect), height) if aspect >= 1 else (width, round(height / aspect))
+
+
+# ---------------------------------------------------------------- the clips of a source
+
+
+class Sampler:
+    """Picks the frames of one need out of the frames of a span: the first one in each 1/fps slot."""
+
+    def __init__(self, need: Frames):
+        self.need = need
+        self.slot = -1
+        self.images: list[np.ndarray] = []
+        self.times: list[float] = []
+
+    def wants(self, time: float) -> bool:
+        slot = int((time + JITTER) * self.need.fps)
+        if slot <= self.slot:
+            return False
+        self.slot = slot
+        return True
+
+    def batch(self) -> FrameBatch:
+        return FrameBatch(self.images, np.array(self.times))
+
+
+def read_clips(
+    path: str, spans: Sequence[tuple[float, float]], needs: Sequence[Frames], *, audio: bool, counters: Counters
+) -> Iterator[DecodedClip]:
+    """Decode the clips of one source in a single forward pass.
+
+    spans: (start, end) in seconds, ascending, not overlapping. needs: the samplings wanted of each span; the ones
+    that share a size share their pictures. One container is opened, and every frame is decoded at most once.
+    """
+    with open_source(path, counters) as source:
+        sound = read_audio(source, spans[0][0], spans[-1][1])[0] if audio and source.audio else None
+        if sound is not None or spans[0][0] > 0:
+            source.seek(spans[0][0], source.video)
+        painters = {need.short_side: Painter(source, need.short_side) for need in needs}
+        stream, pending = source.frames(), None
+        for number, (start, end) in enumerate(spans):
+            if number and start - spans[number - 1][1] > SEEK_GAP:
+                source.seek(start, source.video)
+                stream, pending = source.frames(), None
+            samplers = [Sampler(need) for need in needs]
+            count = 0
+            while pending is not None or (pending := next(stream, None)) is not None:
+                time, frame = pending
+                if time >= end - 1e-4:
+                    break
+                pending = None
+                if time >= start - 1e-4:
+                    count += 1
+                    sample_frame(frame, max(0.0, time - start), samplers, painters)
+            if not count:
+                raise MediaError(
+                    f"no frame could be decoded between {start:.2f} and {end:.2f} s",
+                    "the file is damaged or has changed since it was ingested; replace it and curate again",
+                )
+            piece = None if sound is None else cut_audio(sound, start - spans[0][0], end - start)
+            yield DecodedClip({s.need: s.batch() for s in samplers}, piece, count)
+
+
+def sample_frame(frame: Any, time: float, samplers: list[Sampler], painters: dict[int | None, Painter]) -> None:
+    """Hand a frame to every sampler that wants it; each size is converted once."""
+    pictures: dict[int | None, np.ndarray] = {}
+    for sampler in samplers:
+        if sampler.wants(time):
+            side = sampler.need.short_side
+            if side not in pictures:
+                pictures[side] = painters[side](frame)
+            sampler.images.append(pictures[side])
+            sampler.times.append(time)
+
+
+# ---------------------------------------------------------------- audio
+
+
+def read_audio(source: Source, start: float, end: float, *, rate: int = AUDIO_RATE, layout: str = "mono") -> np.ndarray:
+    """(channels, samples) float32 of [start, end) on the video's clock; silence where the source has no sound."""
+    channels = 1 if layout == "mono" else 2
+    out = np.zeros((channels, max(1, round((end - start) * rate))), np.float32)
+    stream = source.audio
+    if start > 0:
+        source.seek(start - 0.5, stream)  # before the start: codecs need a run-up
+    resampler, cursor, shape = None, 0, None
+    for frame in source.decoded(source.container.demux(stream)):
+        if frame.pts is None:
+            continue
+        begin = float(frame.pts * frame.time_base) - source.zero - start
+        if begin > end - start:
+            break
+        now = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if resampler is None or shape != now or abs(begin * rate - cursor) > 0.05 * rate:  # new format, or a gap
+            resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
+            shape, cursor = now, round(begin * rate)
+        for piece in resampler.resample(frame):
+            cursor = paste(out, piece.to_ndarray(), cursor)
+    return out
+
+
+def paste(out: np.ndarray, samples: np.ndarray, at: int) -> int:
+    """Write (channels, n) samples into `out` from index `at`, clipped at both ends; returns the index after them."""
+    low, high = max(0, at), min(out.shape[1], at + samples.shape[1])
+    if low < high:
+        out[:, low:high] = samples[:, low - at : high - at]
+    return at + samples.shape[1]
+
+
+def cut_audio(sound: np.ndarray, start: float, seconds: float) -> np.ndarray:
+    first = round(start * AUDIO_RATE)
+    return sound[first : first + round(seconds * AUDIO_RATE)]
+
+
+# ---------------------------------------------------------------- one look at a whole source
+
+
+def scan(path: str, counters: Counters, see: Callable[[float, np.ndarray], None], short_side: int = 90) -> MediaFacts:
+    """Decode a whole source once, hand small BGR pictures to `see(seconds, image)`, and return what it is.
+
+    Raises MediaError for sources that end before their header says so: half a clip must not pass for a whole one.
+    """
+    with open_source(path, counters) as source:
+        painter = Painter(source, short_side, "bgr24")
+        source.video.codec_context.options = {"skip_loop_filter": "all"}  # invisible at this size
+        count, last, rotated = 0, 0.0, False
+        for time, frame in source.frames():
+            if count == 0:
+                rotated = round(frame.rotation / 90) % 2 == 1
+            count, last = count + 1, max(last, time)
+            see(time, painter(frame))
+        if count < 2:
+            raise MediaError(f"only {count} frame could be decoded", "not a video, or damaged: download it again")
+        duration = last * count / (count - 1)
+        check_complete(source.container, source.video, duration)
+        return media_facts(source, count, duration, rotated, os.path.getsize(path))
+
+
+def probe(path: str, counters: Counters) -> MediaFacts:
+    """What the header says, without decoding: duration and frame count are its claims."""
+    with open_source(path, counters) as source:
+        video = source.video
+        ticks = video.duration * video.time_base if video.duration else (source.container.duration or 0) / av.time_base
+        duration = float(ticks)
+        if duration <= 0:
+            raise MediaError("the header states no duration", "remux the file, for example with `ffmpeg -c copy`")
+        frames = video.frames or round(duration * float(video.average_rate or 25))
+        return media_facts(source, frames, duration, False, os.path.getsize(path))
+
+
+def check_complete(container: Any, video: Any, duration: float) -> None:
+    promised = float(video.duration * video.time_base) if video.duration else 0.0
+    if not promised and any(name in container.format.name for name in EXACT_DURATION) and not container.streams.audio:
+        promised = (container.duration or 0) / av.time_base
+    if promised - duration > max(0.5, 0.1 * promised):
+        raise MediaError(
+            f"truncated: {duration:.1f} of {promised:.1f} s could be decoded", "download or copy the file again"
+        )
+
+
+def media_facts(source: Source, frames: int, duration: float, rotated: bool, size: int) -> MediaFacts:
+    video, audio = source.video, source.audio
+    width, height = square_pixels(video.width, video.height, float(video.sample_aspect_ratio or 1))
+    return MediaFacts(
+        width=height if rotated else width,
+        height=width if rotated else height,
+        fps=frames / duration,
+        duration=duration,
+        frames=frames,
+        video_codec=video.codec_context.name,
+        pix_fmt=video.pix_fmt or "unknown",
+        bit_rate=round(8 * size / duration),
+        audio_codec=audio.codec_context.name if audio else None,
+        audio_rate=audio.rate if audio else None,
+        audio_channels=audio.channels if audio else None,
+    )

@@ -1,0 +1,105 @@
+"""Append-only Parquet tables: immutable parts, named by the keys they hold, put in place atomically.
+
+A task that is retried writes the same keys, so it overwrites its own part and never duplicates a row. There is no
+index, lock or ledger beside the parts: a crash leaves whole parts or none.
+"""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+
+def short_hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def part_name(keys: Iterable[str]) -> str:
+    """Name of the part that a task over exactly these keys writes."""
+    return f"part-{short_hash(chr(10).join(sorted(keys)))}.parquet"
+
+
+def write_atomically(root: str, name: str, data: bytes) -> None:
+    """Put a file in place whole: rename on a file system, one put on an object store."""
+    fs, path = fsspec.core.url_to_fs(root)
+    target = f"{path.rstrip('/')}/{name}"
+    if "file" not in fs.protocol:
+        fs.pipe_file(target, data)
+        return
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    temporary = f"{os.path.dirname(target)}/.{os.path.basename(target)}.{uuid.uuid4().hex}"
+    try:
+        with open(temporary, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+class Table:
+    """One kind of row under DATASET/name, told apart by the column `key`."""
+
+    def __init__(self, dataset: str, name: str, key: str = "clip_id"):
+        self.root = f"{dataset.rstrip('/')}/{name}"
+        self.key = key
+        self.fs, self.path = fsspec.core.url_to_fs(self.root)
+
+    def parts(self) -> list[str]:
+        """Names of all parts, sorted."""
+        if not self.fs.isdir(self.path):
+            return []
+        names = (os.path.basename(p) for p in self.fs.ls(self.path, detail=False))
+        return sorted(n for n in names if n.startswith("part-") and n.endswith(".parquet"))
+
+    def write(self, rows: pa.Table, name: str | None = None) -> str:
+        """Write one part; `name` defaults to the hash of the rows' keys. Returns the part's name."""
+        name = name or part_name(rows[self.key].to_pylist())
+        write_atomically(self.root, name, to_parquet(rows))
+        return name
+
+    def read_part(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        with self.fs.open(f"{self.path}/{name}", "rb") as f:
+            file = pq.ParquetFile(f)
+            wanted = columns and [c for c in columns if c in file.schema_arrow.names]
+            return file.read(columns=wanted)
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows. Parts with different columns are merged; what a part lacks is null. No parts: no columns."""
+        names = self.parts()
+        if not names:
+            return pa.table({})
+        with ThreadPoolExecutor(8) as pool:
+            tables = list(pool.map(lambda name: self.read_part(name, columns), names))
+        return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+
+    def keys(self) -> pa.Array:
+        """The keys of all rows."""
+        table = self.read([self.key])
+        return table[self.key].combine_chunks() if table.num_columns else pa.array([], pa.string())
+
+    def has(self, name: str) -> bool:
+        return self.fs.exists(f"{self.path}/{name}")
+
+    def drop(self, name: str) -> None:
+        self.fs.rm_file(f"{self.path}/{name}")
+
+
+def anti_join(rows: pa.Table, column: str, done: pa.Array) -> pa.Table:
+    """The rows whose `column` is not among `done`."""
+    return rows.filter(pc.invert(pc.is_in(rows[column], value_set=done.cast(rows[column].type))))

@@ -1,0 +1,179 @@
+"""Reading: true times, upright pictures, sound in place, one pass, and clear errors for what isn't a video."""
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from dataset.media import AUDIO_RATE, Counters, DecodedClip, Frames, MediaError, probe, read_clips, scan
+from tests.videos import clicks, grey_ramp, moving_square, write_video
+
+DENSE, SPARSE = Frames(25, 48), Frames(2)
+
+
+def read_one(path: Path, start: float = 0.0, end: float = 99.0, *needs: Frames) -> DecodedClip:
+    return next(read_clips(str(path), [(start, end)], needs or (DENSE,), audio=True, counters=Counters()))
+
+
+def look(path: Path):
+    return scan(str(path), Counters(), lambda time, image: None)
+
+
+def brightness_time(image: np.ndarray) -> float:
+    """The time that a frame of `grey_ramp` was made for."""
+    return (float(image.mean()) - 20) / 10
+
+
+def click_times(sound: np.ndarray) -> np.ndarray:
+    loud = np.flatnonzero(np.abs(sound) > 0.2)
+    return loud[np.insert(np.diff(loud) > AUDIO_RATE / 10, 0, True)] / AUDIO_RATE
+
+
+def test_every_size_and_rate_comes_from_one_pass(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 4, picture=moving_square, sound=clicks(4))
+    counters = Counters()
+    needs = [Frames(25, 48), Frames(5, 48), Frames(2), Frames(12.5, 64)]
+    clip = next(read_clips(str(path), [(0, 4)], needs, audio=True, counters=counters))
+    assert (counters.opens, counters.decoded, clip.span_frames) == (1, 100, 100)
+    assert [len(clip.batches[n]) for n in needs] == [100, 20, 8, 50]
+    assert clip.batches[needs[0]].images[0].shape == (48, 64, 3)
+    assert clip.batches[needs[2]].images[0].shape == (96, 128, 3)
+    assert clip.batches[needs[0]].images[0] is clip.batches[needs[1]].images[0]  # one conversion for both
+
+
+def test_clips_of_a_source_share_one_pass(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 10, sound=clicks(10), gop=250)
+    counters = Counters()
+    spans = [(1.0, 3.0), (3.0, 5.0), (5.0, 9.0)]
+    clips = list(read_clips(str(path), spans, [DENSE], audio=True, counters=counters))
+    assert counters.opens == 1
+    assert counters.decoded <= 226  # from the one keyframe to the end of the last span
+    for (start, end), clip in zip(spans, clips, strict=True):
+        batch = clip.batches[DENSE]
+        assert clip.span_frames == round((end - start) * 25)
+        assert abs(brightness_time(batch.images[0]) - start) < 0.25
+        assert batch.times[0] == pytest.approx(0, abs=0.021)
+        assert click_times(clip.audio) == pytest.approx(np.arange(0.5, end - start), abs=0.005)
+
+
+def test_a_far_away_clip_is_reached_by_seeking(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 20, gop=25)
+    counters = Counters()
+    clips = list(read_clips(str(path), [(0, 1), (15.5, 16.5)], [DENSE], audio=True, counters=counters))
+    assert counters.decoded < 80
+    assert abs(brightness_time(clips[1].batches[DENSE].images[0]) - 15.5) < 0.25
+
+
+def test_variable_frame_rate_keeps_its_times(tmp_path):
+    times = [0, 0.04, 0.08, 0.5, 1.0, 1.04, 1.9]
+    path = write_video(tmp_path / "a.mkv", times=times)
+    batch = read_one(path).batches[DENSE]
+    assert batch.times == pytest.approx(times, abs=0.002)
+    assert [brightness_time(i) for i in batch.images] == pytest.approx(times, abs=0.25)
+
+
+def test_late_sound_stays_late(tmp_path):
+    path = write_video(tmp_path / "a.mkv", 4, sound=clicks(3), sound_late=1.0, sound_codec="pcm_s16le")
+    clip = read_one(path)
+    assert click_times(clip.audio)[:3] == pytest.approx([1.5, 2.5, 3.5], abs=0.002)
+
+
+def test_no_sound_is_none_not_silence(tmp_path):
+    assert read_one(write_video(tmp_path / "a.mp4", 1)).audio is None
+
+
+def test_pixels_are_square(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 1, aspect=Fraction(2, 1))
+    assert look(path).width == 256
+    assert read_one(path, 0, 9, SPARSE).batches[SPARSE].images[0].shape == (96, 256, 3)
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p10le", "yuv444p"])
+def test_deep_and_dense_colour(tmp_path, pix_fmt):
+    path = write_video(tmp_path / "a.mp4", 1, pix_fmt=pix_fmt)
+    image = read_one(path).batches[DENSE].images[0]
+    assert image.dtype == np.uint8
+    assert abs(brightness_time(image)) < 0.25
+
+
+def test_odd_sizes(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 1, picture=lambda t: grey_ramp(t, 97, 131), pix_fmt="yuv444p")
+    assert read_one(path, 0, 9, SPARSE).batches[SPARSE].images[0].shape == (97, 131, 3)
+
+
+def test_facts_are_counted_not_believed(tmp_path):
+    facts = look(write_video(tmp_path / "a.mp4", 2, fps=30, sound=clicks(2)))
+    assert (facts.width, facts.height, facts.frames, facts.video_codec, facts.audio_codec) == (
+        128,
+        96,
+        60,
+        "h264",
+        "aac",
+    )
+    assert facts.duration == pytest.approx(2.0, abs=0.02)
+    assert facts.fps == pytest.approx(30, abs=0.1)
+
+
+def test_probe_reads_the_header_only(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 2)
+    counters = Counters()
+    assert probe(str(path), counters).duration == pytest.approx(2.0, abs=0.05)
+    assert (counters.opens, counters.decoded) == (1, 0)
+
+
+def truncated(path: Path) -> None:
+    whole = write_video(path.with_suffix(".whole.mkv"), 6, picture=moving_square)
+    remuxed = path.with_suffix(".fast.mp4")
+    with av.open(str(whole)) as source, av.open(str(remuxed), "w", options={"movflags": "+faststart"}) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    data = remuxed.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def headless(path: Path) -> None:
+    data = write_video(path.with_suffix(".whole.mp4"), 2).read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def picture(path: Path) -> None:
+    av.VideoFrame.from_ndarray(grey_ramp(0), "rgb24").to_image().save(path, "JPEG")
+
+
+def sound_only(path: Path) -> None:
+    with av.open(str(path), "w") as target:
+        audio = target.add_stream("aac", rate=48_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(clicks(1)[None, :1024], "fltp", "mono")
+        frame.sample_rate = 48_000
+        target.mux(audio.encode(frame))
+        target.mux(audio.encode(None))
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda p: p.write_bytes(b""), "empty file"),
+        (lambda p: p.write_text("<html>404</html>" * 99), "can't be opened"),
+        (lambda p: p.mkdir(), "not a regular file"),
+        (lambda p: os.mkfifo(p), "not a regular file"),
+        (lambda p: None, "no such file"),
+        (truncated, r"truncated: \d\.\d of 6\.0 s"),
+        (headless, "can't be opened"),
+        (picture, "still picture"),
+        (sound_only, "no video stream"),
+        (lambda p: write_video(p, 0.04), "only 1 frame"),
+    ],
+    ids=["empty", "html", "folder", "fifo", "absent", "truncated", "headless", "picture", "sound_only", "one_frame"],
+)
+def test_what_is_not_a_video_says_why_and_what_to_do(tmp_path, make, error):
+    path = tmp_path / "clip.mp4"
+    make(path)
+    with pytest.raises(MediaError, match=error) as caught:
+        look(path)
+    assert caught.value.remedy

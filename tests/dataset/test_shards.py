@@ -1,0 +1,79 @@
+"""Shards: what is cut plays, in sync; other tools read it; the same input gives the same bytes."""
+
+import io
+import json
+
+import av
+import numpy as np
+import pytest
+import webdataset
+
+from dataset.cut import cut_clip
+from dataset.shards import Sample, make_shard, read_samples
+from tests.videos import clicks, grey_ramp, write_video
+
+
+def play(data: bytes) -> tuple[list[float], list[float], np.ndarray]:
+    """(frame times, frame brightness, 48 kHz mono sound) of an mp4."""
+    with av.open(io.BytesIO(data)) as container:
+        frames = [(f.time, float(f.to_ndarray(format="rgb24").mean())) for f in container.decode(video=0)]
+    pieces = []
+    with av.open(io.BytesIO(data)) as container:
+        if container.streams.audio:
+            pieces = [f.to_ndarray()[0] for f in container.decode(audio=0)]
+    return [t for t, _ in frames], [b for _, b in frames], np.concatenate(pieces) if pieces else np.zeros(0)
+
+
+def test_a_cut_clip_keeps_pictures_and_sound_in_step(tmp_path):
+    source = write_video(tmp_path / "a.mp4", 6, sound=clicks(6), gop=100)
+    data, count = cut_clip(str(source), 2.0, 5.0)
+    times, brightness, sound = play(data)
+    assert count == len(times) == 75
+    assert times == pytest.approx([i / 25 for i in range(75)], abs=0.002)
+    assert brightness[0] == pytest.approx(40, abs=2.5)
+    assert brightness[-1] == pytest.approx(69.6, abs=2.5)
+    loud = np.flatnonzero(np.abs(sound) > 0.3) / 48_000
+    assert loud.min() == pytest.approx(0.5, abs=0.004)
+    assert len(sound) / 48_000 == pytest.approx(3.0, abs=0.03)
+
+
+def test_variable_rate_and_silence_survive_the_cut(tmp_path):
+    times = [0, 0.04, 0.08, 0.5, 1.0, 1.04, 1.9]
+    data, _ = cut_clip(str(write_video(tmp_path / "a.mkv", times=times)), 0, 2)
+    shown, _, sound = play(data)
+    assert shown == pytest.approx(times, abs=0.002)
+    assert not len(sound)
+
+
+def test_odd_sizes_become_even(tmp_path):
+    source = write_video(tmp_path / "a.mp4", 1, picture=lambda t: grey_ramp(t, 97, 131), pix_fmt="yuv444p")
+    with av.open(io.BytesIO(cut_clip(str(source), 0, 1)[0])) as container:
+        video = container.streams.video[0]
+        assert (video.width, video.height, video.pix_fmt) == (130, 96, "yuv420p")
+
+
+def test_the_same_clip_gives_the_same_bytes(tmp_path):
+    source = write_video(tmp_path / "a.mp4", 2, sound=clicks(2))
+    assert cut_clip(str(source), 0, 2) == cut_clip(str(source), 0, 2)
+
+
+def samples() -> list[Sample]:
+    return [Sample(f"{i:04x}", {"mp4": bytes([i]) * 700, "json": json.dumps({"n": i}).encode()}) for i in range(5)]
+
+
+def test_webdataset_alone_reads_a_shard(tmp_path):
+    (tmp_path / "000000.tar").write_bytes(make_shard(samples())[0])
+    data = webdataset.WebDataset(str(tmp_path / "000000.tar"), shardshuffle=False)
+    found = [(s["__key__"], len(s["mp4"]), json.loads(s["json"])["n"]) for s in data]
+    assert found == [(f"{i:04x}", 700, i) for i in range(5)]
+
+
+def test_an_offset_leads_to_its_sample(tmp_path):
+    data, offsets = make_shard(samples())
+    (tmp_path / "s.tar").write_bytes(data)
+    assert next(read_samples(str(tmp_path / "s.tar"), offsets["0003"])) == samples()[3]
+    assert list(read_samples(str(tmp_path / "s.tar"))) == samples()
+
+
+def test_shards_are_deterministic():
+    assert make_shard(samples()) == make_shard(samples())
