@@ -1,0 +1,1 @@
+"""One file per filter. A filter measures one property of a clip; it never decides."""
