@@ -1,0 +1,1 @@
+"""The stages: ingest, measure, select, pack, report."""

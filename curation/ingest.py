@@ -1,0 +1,152 @@
+"""Ingest: sources -> clips. Probe, text screen, shot split, content id: one open and one decode a source."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import pyarrow.compute as pc
+
+from curation.isolate import Child, ChildDied, ChildHung
+from curation.layout import CLIPS, FAILURES, clips_of, read, rows_of, save, table
+from curation.recipe import Recipe
+from curation.shots import ShotSplitter
+from curation.sources import FetchError, Item, local_copy
+from dataset.media import Counters, MediaError, probe, scan
+from dataset.records import Clip, Failure, make_clip_id
+from dataset.tables import part_name
+from filters.caption import mentions_person
+
+SOURCE_LIMIT = 3600.0  # seconds to look through one source; a film takes minutes
+SOURCES_PER_PART = 128
+
+
+# ---------------------------------------------------------------- the child: one source
+
+
+def look(recipe: Recipe) -> Callable[[Item], Iterator[list[Clip] | str]]:
+    def handle(item: Item) -> Iterator[list[Clip] | str]:
+        with local_copy(item.uri) as path:
+            yield "fetched"
+            yield cut(item, path, recipe)
+
+    return handle
+
+
+def cut(item: Item, path: str, recipe: Recipe) -> list[Clip]:
+    """The clips of one source, in order. Raises MediaError when it can't be used."""
+    if item.caption and not mentions_person(item.caption):
+        # The chain will drop it for its caption: spare the decode.
+        media = probe(path, Counters())
+        spans = [(0.0, round(media.duration, 3))]
+    else:
+        splitter = ShotSplitter(recipe.shots)
+        media = scan(path, Counters(), splitter.see)
+        spans = splitter.spans(media.duration)
+    with open(path, "rb") as f:
+        source_id = hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return [
+        Clip(
+            clip_id=make_clip_id(source_id, start, end),
+            source=item.uri,
+            source_id=source_id,
+            start=start,
+            end=end,
+            media=media,
+            caption=item.caption,
+        )
+        for start, end in spans
+    ]
+
+
+# ---------------------------------------------------------------- the worker: one part
+
+
+@dataclass
+class IngestWorker:
+    """Turns a list of sources into one part of `clips/` and one of `failures/`."""
+
+    dataset: str
+    recipe: Recipe
+    child: Child = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.child = Child("curation.ingest:look", self.recipe)
+
+    def __call__(self, items: list[Item]) -> dict[str, int]:
+        clips: list[Clip] = []
+        failures: list[Failure] = []
+        for item in items:
+            found = self.ingest(item)
+            if isinstance(found, Failure):
+                failures.append(found)
+            else:
+                clips += found
+        name = part_name(item.uri for item in items)
+        save(table(self.dataset, FAILURES), rows_of(FAILURES, failures), name)
+        save(table(self.dataset, CLIPS), rows_of(CLIPS, clips), name)
+        return {"done": len(items), "clips": len(clips), "failed": len(failures)}
+
+    def ingest(self, item: Item) -> list[Clip] | Failure:
+        try:
+            return self.attempt(item)
+        except MediaError as e:
+            return failure(item, str(e), e.remedy, transient=isinstance(e, FetchError))
+        except ChildHung:
+            return failure(item, "reading it did not end in time", "re-encode the file, or raise the recipe's limits")
+        except ChildDied as e:
+            # SIGKILL comes from outside (an operator, memory running out), so it may go better next time.
+            error = f"reading it ended the reader twice ({e})"
+            remedy = "re-encode the file; when memory ran out, use fewer workers"
+            return failure(item, error, remedy, transient="SIGKILL" in str(e))
+        except Exception as e:
+            return failure(item, f"{type(e).__name__}: {e}", "report this: ingest should have named the cause")
+
+    def attempt(self, item: Item) -> list[Clip]:
+        limits = {"first": self.recipe.fetch_limit, "later": SOURCE_LIMIT}
+        try:
+            *_, clips = self.child.ask(item, **limits)
+        except ChildDied:
+            *_, clips = self.child.ask(item, **limits)
+        return clips
+
+
+def failure(item: Item, error: str, remedy: str, *, transient: bool = False) -> Failure:
+    return Failure(key=item.uri, source=item.uri, stage="ingest", error=error, remedy=remedy, transient=transient)
+
+
+# ---------------------------------------------------------------- the driver: what is left to do
+
+
+def plan(dataset: str, items: Iterable[Item], workers: int) -> list[list[Item]]:
+    """The sources that are neither ingested nor known to be unreadable, in groups of one part each."""
+    known = set(read(dataset, CLIPS, ["source"])["source"].to_pylist())
+    known |= set(read(dataset, FAILURES, ["key"])["key"].to_pylist())
+    todo = [item for item in items if item.uri not in known]
+    size = min(SOURCES_PER_PART, max(1, len(todo) // (8 * workers)))
+    return [todo[i : i + size] for i in range(0, len(todo), size)]
+
+
+def drop_copies(dataset: str) -> int:
+    """Sources with the same bytes give the same clips: keep the first source, and say so of the others."""
+    clips = table(dataset, CLIPS)
+    rows = read(dataset, CLIPS, ["clip_id", "source"])
+    if not rows.num_rows or pc.count_distinct(rows["clip_id"]).as_py() == rows.num_rows:
+        return 0
+    first: dict[str, str] = {}
+    for row in rows.sort_by("source").to_pylist():
+        first.setdefault(row["clip_id"], row["source"])
+    copies, rewritten = {}, {}
+    for name in clips.parts():
+        records = clips_of(clips.read_part(name))
+        kept = [c for c in records if first[c.clip_id] == c.source]
+        if len(kept) == len(records):
+            continue
+        rewritten[name] = rows_of(CLIPS, kept)
+        for clip in (c for c in records if first[c.clip_id] != c.source):
+            error = f"same bytes as {first[clip.clip_id]}"
+            copies[clip.source] = failure(Item(clip.source), error, "nothing to do: the other copy is used")
+    # The failures first: a crash in between leaves the copies, and the next run comes back here.
+    save(table(dataset, FAILURES), rows_of(FAILURES, list(copies.values())), part_name(copies))
+    for name, kept_rows in rewritten.items():
+        save(clips, kept_rows, name)
+    return len(copies)

@@ -1,0 +1,74 @@
+"""Names and columns of a dataset's tables, and rows <-> records."""
+
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+from pydantic import BaseModel
+
+from dataset.records import Clip, Failure, MediaFacts, Verdict
+from dataset.tables import Table
+
+CLIPS, SCORES, VERDICTS, TRACKS, THUMBS, FAILURES = "clips", "scores", "verdicts", "tracks", "thumbs", "failures"
+
+ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+REASON = pa.struct(
+    [
+        ("filter", pa.string()),
+        ("score", pa.string()),
+        ("value", pa.float64()),
+        ("threshold", pa.float64()),
+        ("margin", pa.float64()),
+    ]
+)
+NESTED = {"media": None, "reasons": pa.list_(REASON)}
+
+
+def arrow_type(annotation: object) -> pa.DataType:
+    """Arrow type of a scalar annotation, with or without None."""
+    options = [t for t in getattr(annotation, "__args__", (annotation,)) if t is not type(None)]
+    return ARROW[options[0]]  # type: ignore[index]
+
+
+def struct_of(model: type[BaseModel]) -> pa.StructType:
+    return pa.struct([(name, arrow_type(field.annotation)) for name, field in model.model_fields.items()])
+
+
+NESTED["media"] = struct_of(MediaFacts)
+
+
+def schema_of(model: type[BaseModel]) -> pa.Schema:
+    return pa.schema([(n, NESTED.get(n) or arrow_type(f.annotation)) for n, f in model.model_fields.items()])
+
+
+SCHEMAS = {CLIPS: schema_of(Clip), FAILURES: schema_of(Failure), VERDICTS: schema_of(Verdict)}
+THUMB_SCHEMA = pa.schema([("clip_id", pa.string()), ("jpeg", pa.binary())])
+
+
+def rows_of(name: str, records: Sequence[BaseModel]) -> pa.Table:
+    """Records as rows of the table `name`."""
+    return pa.Table.from_pylist([r.model_dump() for r in records], schema=SCHEMAS[name])
+
+
+def clips_of(rows: pa.Table) -> list[Clip]:
+    return [Clip.model_validate(row) for row in rows.select(SCHEMAS[CLIPS].names).to_pylist()]
+
+
+def table(dataset: str, name: str) -> Table:
+    return Table(dataset, name, key="key" if name == FAILURES else "clip_id")
+
+
+def save(target: Table, rows: pa.Table, name: str) -> None:
+    """Write the part `name`; no rows mean that no such part shall exist."""
+    if rows.num_rows:
+        target.write(rows, name)
+    elif target.has(name):
+        target.drop(name)
+
+
+def read(dataset: str, name: str, columns: Iterable[str] | None = None) -> pa.Table:
+    """A table with at least its schema's columns, also when it has no part yet."""
+    rows = table(dataset, name).read(list(columns) if columns else None)
+    if rows.num_columns or name not in SCHEMAS:
+        return rows
+    empty = SCHEMAS[name].empty_table()
+    return empty.select(list(columns)) if columns else empty

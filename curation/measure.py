@@ -1,0 +1,250 @@
+"""Measure: clips -> scores, tracks and thumbnails. Plans what is missing, and runs the chain in isolated workers."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.chain import Job
+from curation.isolate import Child, ChildDied, ChildHung
+from curation.layout import (
+    CLIPS,
+    FAILURES,
+    SCORES,
+    THUMB_SCHEMA,
+    THUMBS,
+    TRACKS,
+    clips_of,
+    read,
+    rows_of,
+    save,
+    struct_of,
+    table,
+)
+from curation.policy import Policy
+from curation.recipe import Recipe, digests
+from curation.sources import FetchError
+from dataset.records import Clip, Failure
+from dataset.tables import anti_join, part_name, short_hash
+from dataset.tracks import Tracks
+from filters.base import Filter
+
+CLIPS_PER_PART = 128
+CLIPS_PER_PASS = 16  # clips of one source that share a forward pass
+
+
+@dataclass(frozen=True)
+class Part:
+    """One task: the clips of one part of `scores/`. A part that exists is measured again where it is stale."""
+
+    name: str
+    clips: list[Clip]
+
+
+# ---------------------------------------------------------------- rows
+
+
+def score_schema(chain: list[Filter]) -> pa.Schema:
+    """One struct column per filter; a filter that did not run is null."""
+    fixed = [
+        ("clip_id", pa.string()),
+        ("stopped", pa.string()),
+        ("chain", pa.string()),
+        ("policy", pa.string()),
+        ("versions", pa.map_(pa.string(), pa.string())),
+        ("ms", pa.map_(pa.string(), pa.float64())),
+        ("frames", pa.int64()),
+        ("decoded", pa.int64()),
+        ("opens", pa.int64()),
+    ]
+    return pa.schema(fixed + [(f.name(), struct_of(f.Scores)) for f in chain])
+
+
+class Rows:
+    """Jobs <-> rows of `scores/`, for one chain of filters."""
+
+    def __init__(self, recipe: Recipe, policy: Policy):
+        self.chain = chain = recipe.build()
+        self.policy = policy
+        self.cascade = recipe.cascade
+        self.digests = digests(chain)
+        self.signature = short_hash(repr((self.digests, self.cascade)))
+        self.schema = score_schema(chain)
+
+    def row(self, job: Job) -> dict[str, Any]:
+        return {
+            "clip_id": job.clip.clip_id,
+            "stopped": job.stopped,
+            "chain": self.signature,
+            "policy": self.policy.digest,
+            "versions": [(name, self.digests[name]) for name in job.measured],
+            "ms": list(job.ms.items()),
+            "frames": job.frames,
+            "decoded": job.decoded,
+            "opens": job.opens,
+            **{name: m.model_dump() for name, m in job.measured.items()},
+        }
+
+    def job(self, clip: Clip, row: dict[str, Any] | None, tracks: dict[str, Any] | None) -> Job:
+        """A job with the measurements that are still valid: same digest of version, parameters, weights, inputs."""
+        job = Job(clip)
+        if row:
+            versions, ms = dict(row["versions"]), dict(row["ms"])
+            for f in self.chain:
+                name = f.name()
+                if row.get(name) is not None and versions.get(name) == self.digests[name]:
+                    job.measured[name] = f.Scores.model_validate(row[name])
+                    job.ms[name] = ms.get(name, 0.0)
+            job.frames, job.decoded, job.opens = row["frames"], row["decoded"], row["opens"]
+        if tracks and job.measured:
+            job.tracks = Tracks.from_row(tracks)
+        return job
+
+    def complete(self, row: dict[str, Any]) -> bool:
+        """Whether nothing is left to measure of a clip under this chain and policy."""
+        versions = dict(row["versions"])
+        for f in self.chain:
+            name = f.name()
+            if row.get(name) is None or versions.get(name) != self.digests[name]:
+                return False
+            if self.cascade and self.policy.stops(name, f.Scores.model_validate(row[name])):
+                return True
+        return True
+
+
+# ---------------------------------------------------------------- the driver: what is left to do
+
+
+def plan(dataset: str, rows: Rows, workers: int, limit: int | None = None) -> list[Part]:
+    """Parts to measure: new clips in new parts, and existing parts that hold stale or unfinished rows."""
+    clips = read(dataset, CLIPS)
+    scored = table(dataset, SCORES)
+    stale = [name for name in scored.parts() if not part_complete(scored.read_part(name), rows)]
+    failed = read(dataset, FAILURES, ["key"])["key"].combine_chunks()
+    new = anti_join(anti_join(clips, "clip_id", scored.keys()), "clip_id", failed).sort_by(
+        [("source", "ascending"), ("start", "ascending")]
+    )
+    new = new.slice(0, limit)
+    size = min(CLIPS_PER_PART, max(1, new.num_rows // (8 * workers)))
+    parts = []
+    for start in range(0, new.num_rows, size):
+        group = clips_of(new.slice(start, size))
+        parts.append(Part(part_name(c.clip_id for c in group), group))
+    for name in stale:
+        ids = scored.read_part(name, ["clip_id"])["clip_id"]
+        members = clips.filter(pc.is_in(clips["clip_id"], value_set=ids.combine_chunks()))
+        parts.append(Part(name, clips_of(members.sort_by([("source", "ascending"), ("start", "ascending")]))))
+    return parts
+
+
+def part_complete(part: pa.Table, rows: Rows) -> bool:
+    if "chain" in part.column_names:
+        same = pc.and_(pc.equal(part["chain"], rows.signature), pc.equal(part["policy"], rows.policy.digest))
+        if pc.all(same).as_py():
+            return True
+    return all(rows.complete(row) for row in part.to_pylist())
+
+
+# ---------------------------------------------------------------- the worker: one part
+
+
+@dataclass
+class MeasureWorker:
+    """Measures one part in a child process and writes it: tracks and thumbnails first, scores last."""
+
+    dataset: str
+    recipe: Recipe
+    policy: Policy
+    rows: Rows = field(init=False)
+    child: Child = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rows = Rows(self.recipe, self.policy)
+        self.child = Child("curation.chain:handler", self.recipe, self.policy)
+
+    def __call__(self, part: Part) -> dict[str, int]:
+        old, tracks, thumbs = (self.old_rows(name, part.name) for name in (SCORES, TRACKS, THUMBS))
+        jobs = [self.rows.job(c, old.get(c.clip_id), tracks.get(c.clip_id)) for c in part.clips]
+        known = {job.clip.clip_id: set(job.measured) for job in jobs}
+        done = [job for unit in units(jobs) for job in self.measure(unit)]
+        good = [job for job in done if job.error is None]
+        self.write(part.name, good, [job for job in done if job.error is not None], thumbs)
+        filters = sum(len(set(job.measured) - known[job.clip.clip_id]) for job in good)
+        return {"done": len(done), "failed": len(done) - len(good), "filters": filters}
+
+    def old_rows(self, name: str, part: str) -> dict[str, dict[str, Any]]:
+        """What this part already holds, by clip: from an earlier recipe, or from a try that was killed."""
+        target = table(self.dataset, name)
+        rows = target.read_part(part).to_pylist() if target.has(part) else []
+        return {row["clip_id"]: row for row in rows}
+
+    def write(self, name: str, good: list[Job], bad: list[Job], old_thumbs: dict[str, dict[str, Any]]) -> None:
+        thumbs = [
+            {"clip_id": j.clip.clip_id, "jpeg": j.thumb or old_thumbs.get(j.clip.clip_id, {}).get("jpeg")} for j in good
+        ]
+        tracks = [j.tracks.to_row(j.clip.clip_id) for j in good if j.tracks is not None]
+        shown = pa.Table.from_pylist([t for t in thumbs if t["jpeg"]], schema=THUMB_SCHEMA)
+        save(table(self.dataset, FAILURES), rows_of(FAILURES, [failure(j) for j in bad]), name)
+        save(table(self.dataset, THUMBS), shown, name)
+        save(table(self.dataset, TRACKS), pa.Table.from_pylist(tracks), name)
+        scores = pa.Table.from_pylist([self.rows.row(j) for j in good], schema=self.rows.schema)
+        save(table(self.dataset, SCORES), scores, name)
+
+    def measure(self, unit: list[Job]) -> list[Job]:
+        """All clips of a unit, done. A unit that kills its child is gone through clip by clip."""
+        done: list[Job] = []
+        try:
+            for job in self.ask(unit):
+                done.append(job)
+            return done
+        except (ChildDied, ChildHung, FetchError):
+            seen = {job.clip.clip_id for job in done}
+            return done + [self.measure_alone(job) for job in unit if job.clip.clip_id not in seen]
+
+    def measure_alone(self, job: Job) -> Job:
+        """One clip by itself, twice at most: what fails is this clip and no other."""
+        for _ in range(2):
+            try:
+                return next(iter(self.ask([job])))
+            except FetchError as e:
+                return failed(job, str(e), e.remedy, transient=True)
+            except ChildHung:
+                error = f"took longer than {self.recipe.time_limit:.0f} s"
+                return failed(job, error, "raise `time_limit` in the recipe, or re-encode the source")
+            except ChildDied as e:
+                death = str(e)
+        remedy = "re-encode the source; when memory ran out, use fewer workers"
+        return failed(job, f"killed its worker twice ({death})", remedy, transient="SIGKILL" in death)
+
+    def ask(self, unit: list[Job]) -> Iterator[Job]:
+        first = self.recipe.fetch_limit if "://" in unit[0].clip.source else 0.0
+        request = unit[0].clip.source, unit
+        return self.child.ask(request, first=first + self.recipe.time_limit, later=self.recipe.time_limit)
+
+
+def units(jobs: Iterable[Job]) -> Iterator[list[Job]]:
+    """Runs of clips of one source, short enough that a crash costs little."""
+    for _, run in itertools.groupby(jobs, key=lambda job: job.clip.source):
+        while chunk := list(itertools.islice(run, CLIPS_PER_PASS)):
+            yield chunk
+
+
+def failed(job: Job, error: str, remedy: str, *, transient: bool = False) -> Job:
+    job.error, job.remedy, job.transient = error, remedy, transient
+    return job
+
+
+def failure(job: Job) -> Failure:
+    assert job.error
+    return Failure(
+        key=job.clip.clip_id,
+        source=job.clip.source,
+        clip_id=job.clip.clip_id,
+        stage="measure",
+        error=job.error,
+        remedy=job.remedy,
+        transient=job.transient,
+    )

@@ -1,0 +1,239 @@
+"""Pack: kept clips -> WebDataset shards with an index."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curation.isolate import Child, ChildDied, ChildHung
+from curation.layout import CLIPS, FAILURES, SCORES, TRACKS, VERDICTS, clips_of, read, rows_of, save, table
+from curation.recipe import Recipe
+from curation.sources import FetchError, local_copy
+from dataset.cut import cut_clip
+from dataset.media import MediaError
+from dataset.records import Clip, Failure
+from dataset.shards import Sample, make_shard
+from dataset.tables import part_name, to_parquet, write_atomically
+from dataset.tracks import Tracks
+
+SHARDS = "shards"
+INDEX = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("shard", pa.string()),  # file name beside the index
+        ("offset", pa.int64()),  # byte at which the sample's first tar header lies
+        ("seconds", pa.float64()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("fps", pa.float64()),
+        ("tokens", pa.int64()),
+    ]
+)
+MODEL_FPS, LATENT_STRIDE, PATCH = 16, 4, 16  # frames a second, frames and pixels per token of the model
+
+
+def tokens(clip: Clip) -> int:
+    """Video tokens of the whole clip after VAE and patchify: the measure of the trainer's budget (paper section 4)."""
+    frames = int(clip.seconds * MODEL_FPS)
+    return max(1, frames // LATENT_STRIDE) * (clip.media.height // PATCH) * (clip.media.width // PATCH)
+
+
+# ---------------------------------------------------------------- the child: one clip
+
+
+def cutter() -> Callable[[Clip], Iterator[bytes | str]]:
+    def handle(clip: Clip) -> Iterator[bytes | str]:
+        with local_copy(clip.source) as path:
+            yield "fetched"
+            yield cut_clip(path, clip.start, clip.end)[0]
+
+    return handle
+
+
+# ---------------------------------------------------------------- the worker: one shard
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One task: the clips of one shard, and the parts of `scores/` that hold their scores."""
+
+    number: int
+    clips: list[Clip]
+    parts: list[str]
+
+    @property
+    def name(self) -> str:
+        return f"{self.number:06d}.tar"
+
+
+@dataclass
+class PackWorker:
+    """Writes one shard, then its index: the index is the mark that the shard is whole."""
+
+    dataset: str
+    recipe: Recipe
+    child: Child = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.child = Child("curation.pack:cutter")
+
+    def __call__(self, shard: Shard) -> dict[str, int]:
+        scores, tracks = (self.rows(name, shard.parts) for name in (SCORES, TRACKS))
+        samples, packed, failures = [], [], []
+        for clip in shard.clips:
+            video = self.cut(clip)
+            if isinstance(video, Failure):
+                failures.append(video)
+                continue
+            packed.append(clip)
+            samples.append(sample_of(clip, video, scores[clip.clip_id], tracks.get(clip.clip_id)))
+        name = part_name(["pack", *(c.clip_id for c in shard.clips)])
+        save(table(self.dataset, FAILURES), rows_of(FAILURES, failures), name)
+        if samples:
+            data, offsets = make_shard(samples)
+            folder = f"{self.dataset}/{SHARDS}"
+            write_atomically(folder, shard.name, data)
+            index = pa.Table.from_pylist([index_row(c, shard.name, offsets[c.clip_id]) for c in packed], schema=INDEX)
+            write_atomically(folder, index_name(shard.name), to_parquet(index))
+        return {"done": len(shard.clips), "failed": len(failures)}
+
+    def rows(self, name: str, parts: list[str]) -> dict[str, dict[str, Any]]:
+        target = table(self.dataset, name)
+        found = (row for part in parts if target.has(part) for row in target.read_part(part).to_pylist())
+        return {row["clip_id"]: row for row in found}
+
+    def cut(self, clip: Clip) -> bytes | Failure:
+        limits = {"first": self.recipe.fetch_limit, "later": self.recipe.time_limit}
+        try:
+            try:
+                *_, video = self.child.ask(clip, **limits)
+            except ChildDied:
+                *_, video = self.child.ask(clip, **limits)
+            return video
+        except MediaError as e:
+            return failure(clip, str(e), e.remedy, transient=isinstance(e, FetchError))
+        except (ChildDied, ChildHung) as e:
+            error = f"cutting it ended its worker ({e})" if str(e) else "cutting it did not end in time"
+            return failure(clip, error, "re-encode the source", transient="SIGKILL" in error)
+
+
+def sample_of(clip: Clip, video: bytes, row: dict[str, Any], tracks: dict[str, Any] | None) -> Sample:
+    measured = {name: value for name, value in row.items() if isinstance(value, dict)}
+    facts = {
+        "clip_id": clip.clip_id,
+        "caption": clip.caption,
+        "seconds": clip.seconds,
+        "source": clip.source,
+        "source_id": clip.source_id,
+        "start": clip.start,
+        "end": clip.end,
+        "media": clip.media.model_dump(),
+        "scores": measured,
+        "versions": dict(row["versions"]),
+    }
+    files = {"mp4": video, "json": json.dumps(facts, ensure_ascii=False, sort_keys=True).encode()}
+    if tracks:
+        files["pose.npz"] = Tracks.from_row(tracks).to_npz_bytes()
+    return Sample(clip.clip_id, files)
+
+
+def index_row(clip: Clip, shard: str, offset: int) -> dict[str, Any]:
+    media = clip.media
+    return {
+        "clip_id": clip.clip_id,
+        "shard": shard,
+        "offset": offset,
+        "seconds": clip.seconds,
+        "width": media.width // 2 * 2,
+        "height": media.height // 2 * 2,
+        "fps": media.fps,
+        "tokens": tokens(clip),
+    }
+
+
+def index_name(shard: str) -> str:
+    return f"{shard.removesuffix('.tar')}.index.parquet"
+
+
+def failure(clip: Clip, error: str, remedy: str, *, transient: bool = False) -> Failure:
+    return Failure(
+        key=clip.clip_id,
+        source=clip.source,
+        clip_id=clip.clip_id,
+        stage="pack",
+        error=error,
+        remedy=remedy,
+        transient=transient,
+    )
+
+
+# ---------------------------------------------------------------- the driver
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What packing shall do: shards to write, and shards to remove because they hold clips no longer kept."""
+
+    write: list[Shard]
+    remove: list[str]
+
+
+def plan(dataset: str, recipe: Recipe) -> Plan:
+    """Kept clips in the order of their ids (which mixes the sources), `shard_clips` to a shard.
+
+    Shards whose clips are all still kept stay as they are. The rest is laid out as if from the start over the free
+    numbers, so a run that was killed and goes on ends with the same files as one that was not.
+    """
+    verdicts = read(dataset, VERDICTS, ["clip_id", "keep"])
+    failed = read(dataset, FAILURES, ["key"])["key"].combine_chunks()
+    kept = verdicts.filter(pc.and_(verdicts["keep"], pc.invert(pc.is_in(verdicts["clip_id"], value_set=failed))))
+    wanted = set(kept["clip_id"].to_pylist())
+    packed = read_shards(dataset)
+    good = {name: ids for name, ids in packed.items() if ids <= wanted}
+    todo = sorted(wanted - set().union(*good.values()))
+    clips = {c.clip_id: c for c in clips_of(rows_with(read(dataset, CLIPS), todo))}
+    homes = part_of_clips(dataset)
+    free = (n for n in range(len(good) + len(todo) + 1) if f"{n:06d}.tar" not in good)
+    shards = []
+    for start in range(0, len(todo), recipe.shard_clips):
+        ids = todo[start : start + recipe.shard_clips]
+        shards.append(Shard(next(free), [clips[i] for i in ids], sorted({homes[i] for i in ids})))
+    return Plan(shards, sorted(set(packed) - set(good) - {s.name for s in shards}))
+
+
+def rows_with(rows: pa.Table, ids: list[str]) -> pa.Table:
+    return rows.filter(pc.is_in(rows["clip_id"], value_set=pa.array(ids, pa.string())))
+
+
+def part_of_clips(dataset: str) -> dict[str, str]:
+    scored = table(dataset, SCORES)
+    return {i: name for name in scored.parts() for i in scored.read_part(name, ["clip_id"])["clip_id"].to_pylist()}
+
+
+def read_shards(dataset: str) -> dict[str, set[str]]:
+    """Shard name -> ids of its clips, for the shards that are whole."""
+    return {rows["shard"][0].as_py(): set(rows["clip_id"].to_pylist()) for rows in shard_indexes(dataset)}
+
+
+def shard_indexes(dataset: str) -> Iterator[pa.Table]:
+    fs, path = fsspec.core.url_to_fs(f"{dataset}/{SHARDS}")
+    for name in sorted(fs.glob(f"{path}/*.index.parquet")):
+        with fs.open(name, "rb") as f:
+            yield pq.read_table(f)
+
+
+def finish(dataset: str, remove: list[str]) -> int:
+    """Remove outdated shards, and write the one index of all. Returns the number of packed clips."""
+    fs, path = fsspec.core.url_to_fs(f"{dataset}/{SHARDS}")
+    for shard in remove:
+        for name in (index_name(shard), shard):
+            if fs.exists(f"{path}/{name}"):
+                fs.rm_file(f"{path}/{name}")
+    index = pa.concat_tables([INDEX.empty_table(), *shard_indexes(dataset)]).sort_by("clip_id")
+    write_atomically(f"{dataset}/{SHARDS}", "index.parquet", to_parquet(index))
+    return index.num_rows

@@ -1,0 +1,157 @@
+"""Recipes: which filters, in which order, with which parameters and resources."""
+
+import importlib
+import importlib.util
+import inspect
+import json
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+import filters as shipped
+from curation.config import RunError, UsageError, find, load, parse, suggest
+from dataset.tables import short_hash
+from filters import weights
+from filters.base import Filter
+
+# The reference models of the paper that a later version brings; naming one today must fail before the run.
+PLANNED = {
+    "vitpose": "ViTPose",
+    "active_speaker": "Light-ASD",
+    "syncnet": "SyncNet",
+    "clarity": "DOVER",
+    "flow": "UniMatch",
+    "aesthetic": "improved aesthetic predictor",
+}
+
+
+class Setting(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Shots(Setting):
+    """How a source is cut into clips."""
+
+    max_seconds: float = Field(15.0, gt=0)  # longer shots are cut into equal pieces
+    adaptive_threshold: float = Field(3.0, gt=0)  # PySceneDetect: ratio of a frame's change to its neighbours'
+    min_content: float = Field(15.0, gt=0)  # PySceneDetect: least change of a cut, 0-255
+
+
+class Recipe(Setting):
+    """A curation run. `filters` run in this order; an entry is a name, or `{name: {parameter: value}}`."""
+
+    name: str
+    filters: list[str | dict[str, dict[str, Any]]] = Field(min_length=1)
+    policy: str = "embedded"
+    shots: Shots = Shots()
+    cascade: bool = True  # stop a clip at the first hard rule it breaks
+    time_limit: float = Field(120.0, gt=0)  # seconds a clip may take before it is given up
+    fetch_limit: float = Field(600.0, gt=0)  # seconds a download may take
+    cpus: float = Field(1.0, gt=0)  # of one worker
+    gpus: float = Field(0.0, ge=0)
+    shard_clips: int = Field(64, gt=0)
+
+    def build(self) -> list[Filter]:
+        """The filters with their parameters. Raises UsageError for unknown ones and for a wrong order."""
+        built: list[Filter] = []
+        for entry in self.filters:
+            name, params = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
+            made = parse(find_filter(name), params, f"recipe '{self.name}', filter '{name}'")
+            before = [f.name() for f in built]
+            for need in made.needs.after:
+                if need not in before:
+                    raise UsageError(f"Recipe '{self.name}': filter '{made.name()}' must come after '{need}'.")
+            if made.name() in before:
+                raise UsageError(f"Recipe '{self.name}' names filter '{made.name()}' twice.")
+            built.append(made)
+        return built
+
+
+def load_recipe(name: str) -> Recipe:
+    """A shipped recipe by name, or a file."""
+    return load(Recipe, find(name, "recipe"))
+
+
+# ---------------------------------------------------------------- finding filters
+
+
+def find_filter(name: str) -> type[Filter]:
+    """By name among the shipped ones and entry points, or `file.py:Class`, or `package.module:Class`."""
+    if ":" in name:
+        return load_filter(*name.rsplit(":", 1))
+    installed = {e.name: e for e in entry_points(group="s2v.filters")}
+    if name in installed:
+        return installed[name].load()
+    if name in shipped_names():
+        return only_filter(importlib.import_module(f"filters.{name}"))
+    if name in PLANNED:
+        raise UsageError(
+            f"Filter '{name}' ({PLANNED[name]}) is not part of this version yet, and no other filter stands in for it. "
+            "Use the recipe 'embedded', or remove the filter from your recipe."
+        )
+    raise UsageError(f"There is no filter '{name}'.{suggest(name, [*shipped_names(), *installed, *PLANNED])}")
+
+
+def shipped_names() -> list[str]:
+    names = (p.stem for p in Path(shipped.__path__[0]).glob("*.py"))
+    return sorted(n for n in names if n not in ("__init__", "base", "weights"))
+
+
+def only_filter(module: Any) -> type[Filter]:
+    found = [c for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, Filter)]
+    return next(c for c in found if c.__module__ == module.__name__)
+
+
+def load_filter(place: str, name: str) -> type[Filter]:
+    """A filter class from a file or an importable module."""
+    try:
+        module = load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        return getattr(module, name)
+    except (ImportError, FileNotFoundError, AttributeError) as e:
+        raise UsageError(f"Filter '{place}:{name}' can't be loaded: {e}") from e
+
+
+def load_file(path: Path) -> Any:
+    """A Python file as a module, executed once a process."""
+    name = f"s2v_filter_{path.stem}_{short_hash(str(path.resolve()))}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path.resolve())
+        assert spec
+        assert spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[name] = module
+    return sys.modules[name]
+
+
+# ---------------------------------------------------------------- identity and weights
+
+
+def digests(chain: list[Filter]) -> dict[str, str]:
+    """Filter name -> digest of all that decides its scores: version, parameters, weights, and the filters it reads."""
+    found: dict[str, str] = {}
+    for f in chain:
+        parts = [
+            f.name(),
+            str(f.version),
+            json.dumps(f.model_dump(mode="json"), sort_keys=True),
+            *(weights.digest(w) for w in f.weights),
+            *(found[name] for name in f.needs.after),
+        ]
+        found[f.name()] = short_hash("\n".join(parts))
+    return found
+
+
+def ensure_weights(chain: list[Filter]) -> None:
+    """Fetch what pip can deliver; fail before the run with the list of what is missing."""
+    missing = []
+    for name in sorted({w for f in chain for w in f.weights}):
+        try:
+            weights.path(name)
+        except weights.MissingWeights as e:
+            missing.append(str(e))
+    if missing:
+        raise RunError("Weights are missing:\n" + "\n".join(missing))

@@ -1,0 +1,155 @@
+"""`s2v curate`: the stages one after the other, each doing only what is not done yet."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from curation import ingest, measure, pack
+from curation.config import RunError
+from curation.layout import FAILURES, save, table
+from curation.recipe import Recipe, ensure_weights
+from curation.inspect import settings as stored_settings
+from curation.inspect import status
+from curation.policy import Policy, load_policy
+from curation.report import write_report
+from curation.select import select
+from curation.sources import expand
+from curation.stage import Resources, run_tasks, start_ray, worker_count
+from dataset.tables import write_atomically
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a curation run is told."""
+
+    sources: list[str]
+    dataset: str
+    recipe: Recipe
+    policy: Policy
+    address: str | None = None
+    limit: int | None = None
+    retry_failed: bool = False
+
+
+def curate(settings: Settings, console: Console) -> None:
+    """Run all stages. A run that was stopped at any point goes on where it was."""
+    dataset, recipe, policy = settings.dataset, settings.recipe, settings.policy
+    chain = recipe.build()
+    policy.check({f.name(): type(f) for f in chain})
+    items = list(expand(settings.sources))[: settings.limit]
+    ensure_weights(chain)
+    write_settings(dataset, recipe, policy)
+    start_ray(settings.address)
+    resources = Resources(recipe.cpus, recipe.gpus)
+    workers = worker_count(resources)
+    forget_failures(dataset, everything=settings.retry_failed)
+
+    groups = ingest.plan(dataset, items, workers)
+    total = sum(len(g) for g in groups)
+    run_stage("Ingest", "sources", partial(ingest.IngestWorker, dataset, recipe), groups, total, resources, console)
+    copies = ingest.drop_copies(dataset)
+    if copies:
+        console.print(f"  {copies} sources hold the same bytes as another one and are left out")
+
+    rows = measure.Rows(recipe, policy)
+    parts = measure.plan(dataset, rows, workers)
+    total = sum(len(p.clips) for p in parts)
+    make = partial(measure.MeasureWorker, dataset, recipe, policy)
+    run_stage("Measure", "clips", make, parts, total, resources, console)
+
+    select(dataset, policy, [f.name() for f in chain])
+    plan = pack.plan(dataset, recipe)
+    total = sum(len(s.clips) for s in plan.write)
+    run_stage("Pack", "clips", partial(pack.PackWorker, dataset, recipe), plan.write, total, resources, console)
+    pack.finish(dataset, plan.remove)
+    status(dataset, console)
+    console.print(f"Report: {write_report(dataset)}", soft_wrap=True)
+
+
+def reselect(dataset: str, policy_name: str, console: Console) -> None:
+    """`s2v select`: judge again from stored scores, and remember the policy."""
+    recipe, _ = stored_settings(dataset)
+    policy = load_policy(policy_name)
+    chain = recipe.build()
+    policy.check({f.name(): type(f) for f in chain})
+    write_settings(dataset, recipe, policy)
+    select(dataset, policy, [f.name() for f in chain])
+    status(dataset, console)
+    parts = measure.plan(dataset, measure.Rows(recipe, policy), 1)
+    waiting = sum(len(p.clips) for p in parts)
+    if waiting:
+        console.print(f"{waiting:,} clips may need more measuring under this policy: run the same `s2v curate` again.")
+    console.print(f"Report: {write_report(dataset)}", soft_wrap=True)
+
+
+def write_settings(dataset: str, recipe: Recipe, policy: Policy) -> None:
+    """The exact configuration, beside the data."""
+    for name, model in (("recipe.yaml", recipe), ("policy.yaml", policy)):
+        text = yaml.safe_dump(model.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+        try:
+            write_atomically(dataset, name, text.encode())
+        except OSError as e:
+            raise RunError(f"Can't write to {dataset}: {e.strerror or e}. Choose another --out, or free space.") from e
+
+
+def forget_failures(dataset: str, *, everything: bool) -> None:
+    """Remove the failures that this run tries again: the transient ones, or all."""
+    failures = table(dataset, FAILURES)
+    for name in failures.parts():
+        rows = failures.read_part(name)
+        lasting = rows.filter(~rows["transient"].to_numpy()) if not everything else rows.slice(0, 0)
+        if lasting.num_rows < rows.num_rows:
+            save(failures, lasting, name)
+
+
+def run_stage(
+    title: str,
+    unit: str,
+    make: Callable[[], Callable[[Any], dict[str, int]]],
+    tasks: list[Any],
+    total: int,
+    resources: Resources,
+    console: Console,
+) -> None:
+    if not tasks:
+        console.print(f"[bold]{title:8}[/] nothing to do")
+        return
+    failed = 0
+    with progress(console) as bar:
+        line = bar.add_task(f"[bold]{title:8}[/]", total=total, unit=unit, failed="")
+        for result in run_tasks(make, tasks, resources):
+            failed += result["failed"]
+            bar.update(line, advance=result["done"], failed=f"[yellow]{failed} failed[/]" if failed else "")
+
+
+def progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[failed]}"),
+        console=console,
+    )
+
+
+def describe(settings: Settings, console: Console) -> None:
+    """`--dry-run`: check recipe, policy, weights and sources, and say what is left to do. Starts and writes nothing."""
+    chain = settings.recipe.build()
+    settings.policy.check({f.name(): type(f) for f in chain})
+    items = list(expand(settings.sources))[: settings.limit]
+    ensure_weights(chain)
+    console.print(f"Recipe [bold]{settings.recipe.name}[/]: {' > '.join(f.name() for f in chain)}")
+    console.print(f"Policy [bold]{settings.policy.name}[/]: {len(settings.policy.rules)} rules")
+    new = sum(len(group) for group in ingest.plan(settings.dataset, items, 1))
+    parts = measure.plan(settings.dataset, measure.Rows(settings.recipe, settings.policy), 1)
+    console.print(f"{len(items):,} sources, {new:,} of them not ingested yet")
+    console.print(f"{sum(len(p.clips) for p in parts):,} known clips to measure, or to measure further")

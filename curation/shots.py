@@ -1,0 +1,37 @@
+"""Where a source is cut: PySceneDetect's adaptive detector over small pictures of the one ingest pass."""
+
+import math
+
+import numpy as np
+from scenedetect import FrameTimecode
+from scenedetect.detectors import AdaptiveDetector
+
+from curation.recipe import Shots
+
+
+class ShotSplitter:
+    """Sees every frame of a source once; `spans()` are the clips."""
+
+    def __init__(self, shots: Shots):
+        self.shots = shots
+        self.times: list[float] = []
+        self.cuts: list[int] = []  # frame numbers that start a new shot
+        self.detector = AdaptiveDetector(
+            adaptive_threshold=shots.adaptive_threshold, min_content_val=shots.min_content, min_scene_len=1
+        )
+
+    def see(self, time: float, image: np.ndarray) -> None:
+        # The detector counts frames; their real times are kept here, so variable frame rates cut at the right place.
+        timecode = FrameTimecode(len(self.times), fps=25.0)
+        self.times.append(time)
+        self.cuts += [cut.frame_num for cut in self.detector.process_frame(timecode, image)]
+
+    def spans(self, duration: float) -> list[tuple[float, float]]:
+        """(start, end) in seconds: shots, and equal pieces of the shots longer than `max_seconds`."""
+        edges = [0.0, *sorted({self.times[c] for c in self.cuts if 0 < c < len(self.times)}), duration]
+        pieces = []
+        for start, end in zip(edges, edges[1:], strict=False):
+            count = max(1, math.ceil((end - start) / self.shots.max_seconds - 1e-6))
+            marks = [round(start + (end - start) * k / count, 3) for k in range(count + 1)]
+            pieces += list(zip(marks, marks[1:], strict=False))
+        return pieces

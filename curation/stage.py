@@ -1,0 +1,114 @@
+"""How every stage runs: a list of tasks, Ray Data over a pool of actors, one small result a task."""
+
+import logging
+import os
+import pickle
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from curation.config import RunError
+
+GO_ON = "What was finished is kept; run the same command again to go on."
+Worker = Callable[[Any], dict[str, int]]  # one task -> what it did
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Of one worker."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
+def start_ray(address: str | None) -> None:
+    """Join a cluster, or start a quiet one on this machine. Does nothing when Ray already runs in this process."""
+    if ray.is_initialized():
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    divert_native_messages()
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address:
+            ray.init(address, **common)
+        else:
+            ray.init(include_dashboard=False, object_store_memory=256 << 20, **common)
+    except Exception as e:  # Ray raises many kinds, all of which mean that there is no cluster
+        raise RunError(f"Can't start or join Ray{f' at {address}' if address else ''}: {e}") from e
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def divert_native_messages() -> None:
+    """Send what Ray's C++ core writes to file descriptor 2 to a file: it warns at every run, about nothing of ours.
+
+    Python's own stderr, and with it every message and traceback of ours, stays on the terminal.
+    """
+    log = tempfile.NamedTemporaryFile(prefix="s2v-ray-", suffix=".log", delete=False)  # noqa: SIM115
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    os.dup2(log.fileno(), 2)
+
+
+def worker_count(resources: Resources) -> int:
+    """How many workers fit the cluster at once."""
+    total = ray.cluster_resources()
+    by_cpu = int(total.get("CPU", 1) / resources.cpus)
+    by_gpu = int(total.get("GPU", 0) / resources.gpus) if resources.gpus else by_cpu
+    return max(1, min(by_cpu, by_gpu))
+
+
+class Call:
+    """Ray Data's side of a worker: pickled tasks in, results out."""
+
+    def __init__(self, make: Callable[[], Worker]):
+        self.work = make()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list]:
+        return {"result": [pickle.dumps(self.attempt(task)) for task in batch["task"]]}
+
+    def attempt(self, task: bytes) -> dict[str, int] | str:
+        """The result, or a traceback: Ray Data would drown an exception in its own."""
+        try:
+            return self.work(pickle.loads(task))
+        except Exception:
+            return traceback.format_exc()
+
+
+def run_tasks(make: Callable[[], Worker], tasks: Sequence[Any], resources: Resources) -> Iterator[dict[str, int]]:
+    """Run every task on a pool of actors and yield the results as they come, in any order.
+
+    `make` builds a worker inside its actor. A worker writes what it computes itself; only small counts travel. Actors
+    and tasks that die are started again by Ray without limit: what kills a worker is a machine or an operator, since
+    hostile media is kept in a child process (`curation.isolate`).
+    """
+    if not tasks:
+        return
+    blocks = [pa.table({"task": [pickle.dumps(task)]}) for task in tasks]
+    data = ray.data.from_arrow(blocks).map_batches(
+        Call,
+        fn_constructor_args=(make,),
+        batch_size=1,
+        compute=ActorPoolStrategy(min_size=1, max_size=min(worker_count(resources), len(tasks))),
+        num_cpus=resources.cpus,
+        num_gpus=resources.gpus or None,
+    )
+    try:
+        for batch in data.iter_batches(batch_size=None, prefetch_batches=0):
+            for result in map(pickle.loads, batch["result"]):
+                if isinstance(result, str):
+                    raise RunError(f"The run stopped, because a worker did:\n{result}\n{GO_ON}")
+                yield result
+    except ray.exceptions.RayError as e:
+        raise RunError(f"The run stopped: {type(e).__name__}: {e}\n{GO_ON}") from e

@@ -1,0 +1,87 @@
+"""Recipes and policies: what is wrong is told before the run, with what was probably meant."""
+
+import pytest
+
+from curation.config import UsageError, load
+from curation.policy import Policy, load_policy
+from curation.recipe import Recipe, digests, load_recipe
+
+
+def recipe(tmp_path, text: str) -> Recipe:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return load(Recipe, path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: x\nfilters: [header]\ntimelimit: 3", "unknown key 'timelimit'. Did you mean 'time_limit'"),
+        ("name: x\nfilters: [header]\nshots: {max_second: 3}", "Did you mean 'max_seconds'"),
+        ("name: x\nfilters: [hedaer]", "Did you mean 'header'"),
+        ("name: x\nfilters: [{pose: {max_peple: 3}}]", "Did you mean 'max_people'"),
+        ("name: x\nfilters: [{pose: {max_people: many}}]", "max_people"),
+        ("name: x\nfilters: [sharpness, pose]", "'sharpness' must come after 'pose'"),
+        ("name: x\nfilters: [header, header]", "twice"),
+        ("name: x\nfilters: [clarity]", r"'clarity' \(DOVER\) is not part of this version"),
+        ("name: x\nfilters: ['nowhere.py:Thing']", "can't be loaded"),
+        ("name: x\nfilters: []", "filters"),
+        ("name: [", "not valid YAML"),
+        ("just text", "must hold a mapping"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_a_hint(tmp_path, text, words):
+    with pytest.raises(UsageError, match=words):
+        recipe(tmp_path, text).build()
+
+
+def test_unknown_names_are_refused_with_a_hint():
+    with pytest.raises(UsageError, match="Did you mean 'embedded'"):
+        load_recipe("embeded")
+    with pytest.raises(UsageError, match="no file and no shipped policy"):
+        load_policy("/nowhere.yaml")
+
+
+def test_the_shipped_recipe_and_policy_fit():
+    chain = load_recipe("embedded").build()
+    load_policy("embedded").check({f.name(): type(f) for f in chain})
+
+
+def test_every_shipped_threshold_says_where_it_comes_from():
+    assert all(len(rule.source) > 10 for rule in load_policy("embedded").rules)
+
+
+def test_the_paper_recipe_says_what_is_not_there_yet():
+    with pytest.raises(UsageError, match="ViTPose"):
+        load_recipe("paper").build()
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("{score: header.durration, min: 3, source: x}", "Did you mean 'duration'"),
+        ("{score: heder.duration, min: 3, source: x}", "Did you mean 'header'"),
+    ],
+)
+def test_rules_on_scores_that_nobody_measures_are_refused(tmp_path, rule, words):
+    path = tmp_path / "policy.yaml"
+    path.write_text(f"name: p\nrules: [{rule}]")
+    chain = recipe(tmp_path, "name: x\nfilters: [header]").build()
+    with pytest.raises(UsageError, match=words):
+        load(Policy, path).check({f.name(): type(f) for f in chain})
+
+
+@pytest.mark.parametrize("bounds", ["", "min: 1, max: 2,"])
+def test_a_rule_has_one_bound(tmp_path, bounds):
+    path = tmp_path / "policy.yaml"
+    path.write_text(f"name: p\nrules: [{{score: a.b, {bounds} source: x}}]")
+    with pytest.raises(UsageError, match="needs either min or max"):
+        load(Policy, path)
+
+
+def test_a_filters_identity_is_its_version_parameters_and_inputs(tmp_path):
+    plain = digests(recipe(tmp_path, "name: x\nfilters: [header, pose, faces]").build())
+    changed = digests(recipe(tmp_path, "name: x\nfilters: [header, {pose: {max_people: 2}}, faces]").build())
+    assert plain["header"] == changed["header"]
+    assert plain["pose"] != changed["pose"]
+    assert plain["faces"] != changed["faces"]  # it reads what pose measured
