@@ -32,7 +32,7 @@ test-real: .venv/ready  ## slow checks: kill storms, real clips, 50,000-clip rep
 check: .venv/ready  ## format, lint, types, import directions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: .venv/ready

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -53,7 +54,7 @@ def parse(model: type[Model], data: dict, where: str) -> Model:
         raise UsageError("\n".join(explain(model, problem, where) for problem in e.errors())) from None
 
 
-def explain(model: type[BaseModel], problem: dict, where: str) -> str:
+def explain(model: type[BaseModel], problem: ErrorDetails, where: str) -> str:
     """One pydantic problem as a sentence."""
     *parents, last = problem["loc"] or ("",)
     place = ".".join(str(p) for p in problem["loc"])

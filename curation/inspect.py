@@ -1,6 +1,7 @@
 """Look into a dataset from the terminal: the funnel, one clip's score card, one clip's pose video."""
 
 import io
+import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as Grid
 
-from curation.config import RunError, UsageError, parse
+from curation.config import Model, RunError, UsageError, parse
 from curation.layout import CLIPS, FAILURES, SCORES, TRACKS, VERDICTS, clips_of, read, table
 from curation.pack import SHARDS
 from curation.policy import Policy, Rule
@@ -28,14 +30,15 @@ from filters.base import Filter
 
 def settings(dataset: str) -> tuple[Recipe, Policy]:
     """The recipe and policy that lie in a dataset."""
-    found = []
-    for name, model in (("recipe.yaml", Recipe), ("policy.yaml", Policy)):
-        try:
-            with fsspec.open(f"{dataset}/{name}", "rt", encoding="utf-8") as f:
-                found.append(parse(model, yaml.safe_load(f), f"{dataset}/{name}"))  # type: ignore[arg-type]
-        except FileNotFoundError:
-            raise UsageError(f"{dataset} is not a dataset: it has no {name}. Make one with `s2v curate`.") from None
-    return found[0], found[1]
+    return stored(dataset, "recipe.yaml", Recipe), stored(dataset, "policy.yaml", Policy)
+
+
+def stored(dataset: str, name: str, model: type[Model]) -> Model:
+    try:
+        with fsspec.open(f"{dataset}/{name}", "rt", encoding="utf-8") as f:
+            return parse(model, yaml.safe_load(f), f"{dataset}/{name}")
+    except FileNotFoundError:
+        raise UsageError(f"{dataset} is not a dataset: it has no {name}. Make one with `s2v curate`.") from None
 
 
 # ---------------------------------------------------------------- status
@@ -50,8 +53,9 @@ def status(dataset: str, console: Console) -> None:
     joined = verdicts.select(["clip_id", "keep"]).append_column("why", first_filter(verdicts))
     rows = pa.table({"clip_id": clips["clip_id"], "seconds": seconds}).join(joined, "clip_id", join_type="inner")
     grid = Grid(title=f"{dataset}   policy {policy.name}", title_justify="left")
-    for name, side in (("", "left"), ("clips", "right"), ("hours", "right"), ("share", "right")):
-        grid.add_column(name, justify=side)  # type: ignore[arg-type]
+    grid.add_column("")
+    for name in ("clips", "hours", "share"):
+        grid.add_column(name, justify="right")
     total = max(1, clips.num_rows)
 
     def line(name: str, count: int, time: float, style: str = "") -> None:
@@ -110,14 +114,17 @@ def print_failures(dataset: str, console: Console) -> None:
     failures = read(dataset, FAILURES)
     if not failures.num_rows:
         return
-    groups: dict[tuple[str, str, str], list[str]] = {}
-    for row in failures.to_pylist():
-        groups.setdefault((row["stage"], row["error"], row["remedy"]), []).append(row["source"])
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in failures.to_pylist():  # the same error with other numbers or names is one line
+        kind = re.sub(r"\d+(\.\d+)?|/\S+", "", row["error"])
+        groups.setdefault((row["stage"], kind, row["remedy"]), []).append(row)
     grid = Grid(title=f"{failures.num_rows:,} failures", title_justify="left")
     for name in ("", "stage", "error", "what to do", "for example"):
         grid.add_column(name, overflow="fold")
-    for (stage, error, remedy), sources in sorted(groups.items(), key=lambda g: -len(g[1]))[:20]:
-        grid.add_row(f"{len(sources):,}", stage, error, remedy, sources[0].rsplit("/", 1)[-1])
+    for rows in sorted(groups.values(), key=len, reverse=True)[:20]:
+        first = rows[0]
+        name = first["source"].rsplit("/", 1)[-1]
+        grid.add_row(*map(escape, (f"{len(rows):,}", first["stage"], first["error"], first["remedy"], name)))
     console.print(grid)
 
 
@@ -177,10 +184,8 @@ def score_card(chain: list[Filter], policy: Policy, row: dict[str, Any]) -> Grid
     versions, ms = dict(row["versions"]), dict(row["ms"])
     rules = {rule.score: rule for rule in policy.rules}
     grid = Grid()
-    for name, side in (("score", "left"), ("value", "right"), ("unit", "left"), ("threshold", "right")):
-        grid.add_column(name, justify=side)  # type: ignore[arg-type]
-    for name in ("margin", "from", "measured by"):
-        grid.add_column(name, justify="right" if name == "margin" else "left", overflow="fold")
+    for name in ("score", "value", "unit", "threshold", "margin", "from", "measured by"):
+        grid.add_column(name, justify="right" if name in ("value", "threshold", "margin") else "left", overflow="fold")
     for f in chain:
         measured = row.get(f.name())
         by = f"{f.name()} v{f.version} {versions.get(f.name(), '')[:8]} {ms.get(f.name(), 0):.0f} ms"
@@ -230,11 +235,11 @@ def render_pose(dataset: str, name: str, out: str, fps: float = 25.0) -> int:
     data = io.BytesIO()
     with av.open(data, "w", format="mp4") as target:
         video = target.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-        video.width, video.height, video.pix_fmt = width, height, "yuv420p"  # type: ignore[attr-defined]
+        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         for i in range(count):
             frame = av.VideoFrame.from_ndarray(draw_pose(tracks, i / fps, height, width), "rgb24")
-            target.mux(video.encode(frame))  # type: ignore[attr-defined]
-        target.mux(video.encode(None))  # type: ignore[attr-defined]
+            target.mux(video.encode(frame))
+        target.mux(video.encode(None))
     folder, file = str(Path(out).parent), Path(out).name
     write_atomically(folder, file, data.getvalue())
     return count

@@ -6,7 +6,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from dataset.records import Clip, Failure, MediaFacts, Verdict
-from dataset.tables import Table
+from dataset.tables import Table, in_threads
 
 CLIPS, SCORES, VERDICTS, TRACKS, THUMBS, FAILURES = "clips", "scores", "verdicts", "tracks", "thumbs", "failures"
 
@@ -54,7 +54,15 @@ def clips_of(rows: pa.Table) -> list[Clip]:
 
 
 def table(dataset: str, name: str) -> Table:
-    return Table(dataset, name, key="key" if name == FAILURES else "clip_id")
+    return Table(dataset, name, key="key" if name == FAILURES else "clip_id", heavy=name in (TRACKS, THUMBS))
+
+
+def homes(dataset: str, name: str) -> dict[str, str]:
+    """Key -> the part of the table that holds its row."""
+    rows = table(dataset, name)
+    parts = rows.parts()
+    keys = in_threads(lambda part: rows.read_part(part, [rows.key])[rows.key].to_pylist(), parts)
+    return {key: part for part, held in zip(parts, keys, strict=True) for key in held}
 
 
 def save(target: Table, rows: pa.Table, name: str) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from curation.chain import Job
 from curation.isolate import Child, ChildDied, ChildHung
@@ -17,7 +16,7 @@ from curation.layout import (
     THUMB_SCHEMA,
     THUMBS,
     TRACKS,
-    clips_of,
+    homes,
     read,
     rows_of,
     save,
@@ -28,7 +27,7 @@ from curation.policy import Policy
 from curation.recipe import Recipe, digests
 from curation.sources import FetchError
 from dataset.records import Clip, Failure
-from dataset.tables import anti_join, part_name, short_hash
+from dataset.tables import Table, part_name, short_hash
 from dataset.tracks import Tracks
 from filters.base import Filter
 
@@ -38,10 +37,14 @@ CLIPS_PER_PASS = 16  # clips of one source that share a forward pass
 
 @dataclass(frozen=True)
 class Part:
-    """One task: the clips of one part of `scores/`. A part that exists is measured again where it is stale."""
+    """One task: some clips of one part of `clips/`, which become the part `name` of `scores/`.
+
+    A part that exists already is measured again where it is stale.
+    """
 
     name: str
-    clips: list[Clip]
+    home: str  # part of `clips/`
+    clips: list[str]  # ids
 
 
 # ---------------------------------------------------------------- rows
@@ -118,34 +121,35 @@ class Rows:
 # ---------------------------------------------------------------- the driver: what is left to do
 
 
-def plan(dataset: str, rows: Rows, workers: int, limit: int | None = None) -> list[Part]:
+def plan(dataset: str, rows: Rows, workers: int) -> list[Part]:
     """Parts to measure: new clips in new parts, and existing parts that hold stale or unfinished rows."""
-    clips = read(dataset, CLIPS)
-    scored = table(dataset, SCORES)
-    stale = [name for name in scored.parts() if not part_complete(scored.read_part(name), rows)]
-    failed = read(dataset, FAILURES, ["key"])["key"].combine_chunks()
-    new = anti_join(anti_join(clips, "clip_id", scored.keys()), "clip_id", failed).sort_by(
-        [("source", "ascending"), ("start", "ascending")]
-    )
-    new = new.slice(0, limit)
-    size = min(CLIPS_PER_PART, max(1, new.num_rows // (8 * workers)))
-    parts = []
-    for start in range(0, new.num_rows, size):
-        group = clips_of(new.slice(start, size))
-        parts.append(Part(part_name(c.clip_id for c in group), group))
-    for name in stale:
-        ids = scored.read_part(name, ["clip_id"])["clip_id"]
-        members = clips.filter(pc.is_in(clips["clip_id"], value_set=ids.combine_chunks()))
-        parts.append(Part(name, clips_of(members.sort_by([("source", "ascending"), ("start", "ascending")]))))
-    return parts
+    where = homes(dataset, CLIPS)
+    scored = homes(dataset, SCORES)
+    failed = set(read(dataset, FAILURES, ["key"])["key"].to_pylist())
+    new: dict[str, list[str]] = {}
+    for clip_id, home in where.items():
+        if clip_id not in scored and clip_id not in failed:
+            new.setdefault(home, []).append(clip_id)
+    size = min(CLIPS_PER_PART, max(1, sum(map(len, new.values())) // (32 * workers)))
+    chunks = [(home, ids[i : i + size]) for home, ids in new.items() for i in range(0, len(ids), size)]
+    parts = [Part(part_name(ids), home, ids) for home, ids in chunks]
+    return parts + stale_parts(table(dataset, SCORES), rows, where)
 
 
-def part_complete(part: pa.Table, rows: Rows) -> bool:
-    if "chain" in part.column_names:
-        same = pc.and_(pc.equal(part["chain"], rows.signature), pc.equal(part["policy"], rows.policy.digest))
-        if pc.all(same).as_py():
-            return True
-    return all(rows.complete(row) for row in part.to_pylist())
+def stale_parts(scores: Table, rows: Rows, where: dict[str, str]) -> list[Part]:
+    found = []
+    for name in scores.parts():
+        if not part_complete(scores, name, rows):
+            ids = scores.read_part(name, ["clip_id"])["clip_id"].to_pylist()
+            found.append(Part(name, where[ids[0]], ids))
+    return found
+
+
+def part_complete(scores: Table, name: str, rows: Rows) -> bool:
+    made = scores.read_part(name, ["chain", "policy"])
+    if made.num_columns and set(zip(*made.to_pydict().values(), strict=True)) == {(rows.signature, rows.policy.digest)}:
+        return True
+    return all(rows.complete(row) for row in scores.read_part(name).to_pylist())
 
 
 # ---------------------------------------------------------------- the worker: one part
@@ -166,8 +170,10 @@ class MeasureWorker:
         self.child = Child("curation.chain:handler", self.recipe, self.policy)
 
     def __call__(self, part: Part) -> dict[str, int]:
-        old, tracks, thumbs = (self.old_rows(name, part.name) for name in (SCORES, TRACKS, THUMBS))
-        jobs = [self.rows.job(c, old.get(c.clip_id), tracks.get(c.clip_id)) for c in part.clips]
+        clips = self.rows_of(CLIPS, part.home, part).values()
+        old, tracks, thumbs = (self.rows_of(name, part.name, part) for name in (SCORES, TRACKS, THUMBS))
+        ordered = sorted((Clip.model_validate(row) for row in clips), key=lambda clip: (clip.source, clip.start))
+        jobs = [self.rows.job(c, old.get(c.clip_id), tracks.get(c.clip_id)) for c in ordered]
         known = {job.clip.clip_id: set(job.measured) for job in jobs}
         done = [job for unit in units(jobs) for job in self.measure(unit)]
         good = [job for job in done if job.error is None]
@@ -175,11 +181,9 @@ class MeasureWorker:
         filters = sum(len(set(job.measured) - known[job.clip.clip_id]) for job in good)
         return {"done": len(done), "failed": len(done) - len(good), "filters": filters}
 
-    def old_rows(self, name: str, part: str) -> dict[str, dict[str, Any]]:
-        """What this part already holds, by clip: from an earlier recipe, or from a try that was killed."""
-        target = table(self.dataset, name)
-        rows = target.read_part(part).to_pylist() if target.has(part) else []
-        return {row["clip_id"]: row for row in rows}
+    def rows_of(self, name: str, stored: str, part: Part) -> dict[str, dict[str, Any]]:
+        """What a stored part holds of a task's clips; scores may be there from an earlier recipe or a killed try."""
+        return {row["clip_id"]: row for row in table(self.dataset, name).read_rows(stored, set(part.clips))}
 
     def write(self, name: str, good: list[Job], bad: list[Job], old_thumbs: dict[str, dict[str, Any]]) -> None:
         thumbs = [

@@ -7,11 +7,10 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation.isolate import Child, ChildDied, ChildHung
-from curation.layout import CLIPS, FAILURES, SCORES, TRACKS, VERDICTS, clips_of, read, rows_of, save, table
+from curation.layout import CLIPS, FAILURES, SCORES, TRACKS, VERDICTS, homes, read, rows_of, save, table
 from curation.recipe import Recipe
 from curation.sources import FetchError, local_copy
 from dataset.cut import cut_clip
@@ -60,11 +59,12 @@ def cutter() -> Callable[[Clip], Iterator[bytes | str]]:
 
 @dataclass(frozen=True)
 class Shard:
-    """One task: the clips of one shard, and the parts of `scores/` that hold their scores."""
+    """One task: the clips of one shard in order, and the parts that hold their rows of `clips/` and of `scores/`."""
 
     number: int
-    clips: list[Clip]
-    parts: list[str]
+    clips: list[str]  # ids
+    homes: list[str]  # parts of `clips/`
+    parts: list[str]  # parts of `scores/` and `tracks/`
 
     @property
     def name(self) -> str:
@@ -83,16 +83,17 @@ class PackWorker:
         self.child = Child("curation.pack:cutter")
 
     def __call__(self, shard: Shard) -> dict[str, int]:
-        scores, tracks = (self.rows(name, shard.parts) for name in (SCORES, TRACKS))
+        clips = self.rows(CLIPS, shard.homes, shard)
+        scores, tracks = (self.rows(name, shard.parts, shard) for name in (SCORES, TRACKS))
         samples, packed, failures = [], [], []
-        for clip in shard.clips:
+        for clip in (Clip.model_validate(clips[i]) for i in shard.clips):
             video = self.cut(clip)
             if isinstance(video, Failure):
                 failures.append(video)
                 continue
             packed.append(clip)
             samples.append(sample_of(clip, video, scores[clip.clip_id], tracks.get(clip.clip_id)))
-        name = part_name(["pack", *(c.clip_id for c in shard.clips)])
+        name = part_name(["pack", *shard.clips])
         save(table(self.dataset, FAILURES), rows_of(FAILURES, failures), name)
         if samples:
             data, offsets = make_shard(samples)
@@ -102,10 +103,9 @@ class PackWorker:
             write_atomically(folder, index_name(shard.name), to_parquet(index))
         return {"done": len(shard.clips), "failed": len(failures)}
 
-    def rows(self, name: str, parts: list[str]) -> dict[str, dict[str, Any]]:
-        target = table(self.dataset, name)
-        found = (row for part in parts if target.has(part) for row in target.read_part(part).to_pylist())
-        return {row["clip_id"]: row for row in found}
+    def rows(self, name: str, parts: list[str], shard: Shard) -> dict[str, dict[str, Any]]:
+        stored, wanted = table(self.dataset, name), set(shard.clips)
+        return {row["clip_id"]: row for part in parts for row in stored.read_rows(part, wanted)}
 
     def cut(self, clip: Clip) -> bytes | Failure:
         limits = {"first": self.recipe.fetch_limit, "later": self.recipe.time_limit}
@@ -190,29 +190,18 @@ def plan(dataset: str, recipe: Recipe) -> Plan:
     numbers, so a run that was killed and goes on ends with the same files as one that was not.
     """
     verdicts = read(dataset, VERDICTS, ["clip_id", "keep"])
-    failed = read(dataset, FAILURES, ["key"])["key"].combine_chunks()
-    kept = verdicts.filter(pc.and_(verdicts["keep"], pc.invert(pc.is_in(verdicts["clip_id"], value_set=failed))))
-    wanted = set(kept["clip_id"].to_pylist())
+    kept = set(verdicts.filter(verdicts["keep"])["clip_id"].to_pylist())
+    wanted = kept - set(read(dataset, FAILURES, ["key"])["key"].to_pylist())
     packed = read_shards(dataset)
     good = {name: ids for name, ids in packed.items() if ids <= wanted}
     todo = sorted(wanted - set().union(*good.values()))
-    clips = {c.clip_id: c for c in clips_of(rows_with(read(dataset, CLIPS), todo))}
-    homes = part_of_clips(dataset)
+    where, scored = homes(dataset, CLIPS), homes(dataset, SCORES)
     free = (n for n in range(len(good) + len(todo) + 1) if f"{n:06d}.tar" not in good)
     shards = []
     for start in range(0, len(todo), recipe.shard_clips):
         ids = todo[start : start + recipe.shard_clips]
-        shards.append(Shard(next(free), [clips[i] for i in ids], sorted({homes[i] for i in ids})))
+        shards.append(Shard(next(free), ids, sorted({where[i] for i in ids}), sorted({scored[i] for i in ids})))
     return Plan(shards, sorted(set(packed) - set(good) - {s.name for s in shards}))
-
-
-def rows_with(rows: pa.Table, ids: list[str]) -> pa.Table:
-    return rows.filter(pc.is_in(rows["clip_id"], value_set=pa.array(ids, pa.string())))
-
-
-def part_of_clips(dataset: str) -> dict[str, str]:
-    scored = table(dataset, SCORES)
-    return {i: name for name in scored.parts() for i in scored.read_part(name, ["clip_id"])["clip_id"].to_pylist()}
 
 
 def read_shards(dataset: str) -> dict[str, set[str]]:

@@ -11,11 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from curation import ingest, measure, pack
 from curation.config import RunError
-from curation.layout import FAILURES, save, table
-from curation.recipe import Recipe, ensure_weights
 from curation.inspect import settings as stored_settings
 from curation.inspect import status
+from curation.layout import FAILURES, save, table
 from curation.policy import Policy, load_policy
+from curation.recipe import Recipe, ensure_weights
 from curation.report import write_report
 from curation.select import select
 from curation.sources import expand

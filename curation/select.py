@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from curation.layout import REASON, SCHEMAS, SCORES, VERDICTS, table
 from curation.policy import Policy, Rule
+from dataset.tables import in_threads
 
 UNMEASURED = "unmeasured"
 
@@ -97,7 +98,6 @@ def select(dataset: str, policy: Policy, filters: Sequence[str]) -> None:
     scored, verdicts = table(dataset, SCORES), table(dataset, VERDICTS)
     names = scored.parts()
     wanted = ["clip_id", *filters]
-    for name in names:
-        verdicts.write(judge(scored.read_part(name, wanted), policy, filters), name)
+    in_threads(lambda name: verdicts.write(judge(scored.read_part(name, wanted), policy, filters), name), names)
     for name in set(verdicts.parts()) - set(names):
         verdicts.drop(name)

@@ -1,6 +1,7 @@
 """Where a source is cut: PySceneDetect's adaptive detector over small pictures of the one ingest pass."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 from scenedetect import FrameTimecode
@@ -30,8 +31,8 @@ class ShotSplitter:
         """(start, end) in seconds: shots, and equal pieces of the shots longer than `max_seconds`."""
         edges = [0.0, *sorted({self.times[c] for c in self.cuts if 0 < c < len(self.times)}), duration]
         pieces = []
-        for start, end in zip(edges, edges[1:], strict=False):
+        for start, end in pairwise(edges):
             count = max(1, math.ceil((end - start) / self.shots.max_seconds - 1e-6))
             marks = [round(start + (end - start) * k / count, 3) for k in range(count + 1)]
-            pieces += list(zip(marks, marks[1:], strict=False))
+            pieces += pairwise(marks)
         return pieces

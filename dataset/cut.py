@@ -18,8 +18,8 @@ SOUND_FRAME = 1024  # samples that the AAC encoder takes at a time
 def cut_clip(path: str, start: float, end: float) -> tuple[bytes, int]:
     """The span [start, end) in seconds as an mp4, and its number of frames.
 
-    Pictures are upright, have square pixels and even sides, and keep their timestamps. The sound is the span's own, with
-    silence where the source has none. The same input gives the same bytes on every machine.
+    Pictures are upright, have square pixels and even sides, and keep their timestamps. The sound is the span's own,
+    with silence where the source has none. The same input gives the same bytes on every machine.
     """
     out = io.BytesIO()
     with open_source(path, Counters()) as source:
@@ -33,48 +33,57 @@ def cut_clip(path: str, start: float, end: float) -> tuple[bytes, int]:
     return out.getvalue(), count
 
 
-def span_frames(source: Source, start: float, end: float) -> Iterator[tuple[float, np.ndarray]]:
-    """(seconds from start, RGB picture with even sides) of the span."""
-    painter = Painter(source, None)
+def span_frames(source: Source, start: float, end: float) -> Iterator[tuple[float, Any]]:
+    """(seconds from start, upright yuv420p frame with even sides) of the span."""
+    straight, turned = Painter(source, None, "yuv420p"), Painter(source, None)
     for time, frame in source.frames():
         if time >= end - 1e-4:
             return
         if time >= start - 1e-4:
-            image = painter(frame)
-            height, width = (side // 2 * 2 for side in image.shape[:2])
-            yield max(0.0, time - start), np.ascontiguousarray(image[:height, :width])
+            if frame.rotation:
+                upright = upright_frame(turned(frame))
+            else:  # no way over RGB: the numbers stay, and so does what they mean
+                upright = straight.convert(frame)
+                upright.color_range = frame.color_range
+            yield max(0.0, time - start), upright
 
 
-def write_clip(target: Any, source: Source, frames: Iterator[tuple[float, np.ndarray]], sound: Any) -> int:
+def upright_frame(image: np.ndarray) -> Any:
+    height, width = (side // 2 * 2 for side in image.shape[:2])
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), "rgb24").reformat(format="yuv420p")
+
+
+def write_clip(target: Any, source: Source, frames: Iterator[tuple[float, Any]], sound: np.ndarray | None) -> int:
     """Encode pictures and sound side by side, so that the file plays from the start; returns the number of frames."""
-    first = next(frames, None)
-    if first is None:
-        return 0
-    video = video_track(target, source, first[1])
-    audio = SoundTrack(target, sound) if sound is not None else None
-    count = 0
-    while first is not None:
-        time, image = first
-        frame = av.VideoFrame.from_ndarray(image, "rgb24")
+    video, audio, count = None, None, 0
+    for time, frame in frames:
+        if video is None:
+            video = video_track(target, source, frame)
+            audio = SoundTrack(target, sound) if sound is not None else None
         frame.pts, frame.time_base = round(time / TICK), TICK
         target.mux(video.encode(frame))
         if audio:
             audio.write_until(time)
-        count, first = count + 1, next(frames, None)
-    target.mux(video.encode(None))
+        count += 1
+    if video is not None:
+        target.mux(video.encode(None))
     if audio:
         audio.write_until(None)
     return count
 
 
-def video_track(target: Any, source: Source, image: np.ndarray) -> Any:
+def video_track(target: Any, source: Source, frame: Any) -> Any:
     track = target.add_stream("libx264", rate=source.video.average_rate or 25)
-    track.height, track.width = image.shape[:2]
+    track.width, track.height = frame.width, frame.height
     track.pix_fmt = "yuv420p"
-    track.codec_context.time_base = TICK
+    context = track.codec_context
+    context.time_base = TICK
+    # What the numbers of a picture mean is told along with it, or players would guess.
+    for name in ("colorspace", "color_primaries", "color_trc", "color_range"):
+        setattr(context, name, getattr(frame, name))
     # One thread: the bytes must not depend on how many cores a machine has.
-    track.codec_context.thread_count = 1
-    track.codec_context.options = {"crf": "18", "preset": "veryfast"}
+    context.thread_count = 1
+    context.options = {"crf": "18", "preset": "veryfast"}
     return track
 
 

@@ -14,8 +14,10 @@ BRIDGE = 0.5  # seconds between two sampled frames above which nothing is interp
 Colour = tuple[int, int, int]
 
 # Limbs of OpenPose-18 in the order of its colours: arms, legs, head.
-LIMBS = ((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10))
-LIMBS += ((1, 11), (11, 12), (12, 13), (1, 0), (0, 14), (14, 16), (0, 15), (15, 17))
+LIMBS = (
+    *((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10)),
+    *((1, 11), (11, 12), (12, 13), (1, 0), (0, 14), (14, 16), (0, 15), (15, 17)),
+)
 # A hand is its wrist (0) and four joints for each of five fingers.
 BONES = tuple(
     (0 if joint == 0 else 4 * finger + joint, 4 * finger + joint + 1) for finger in range(5) for joint in range(4)

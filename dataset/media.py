@@ -154,23 +154,30 @@ def open_source(path: str, counters: Counters) -> Iterator[Source]:
 
 
 class Painter:
-    """Turns the decoder's frames into upright arrays with square pixels, all of one size."""
+    """Turns the decoder's frames into upright pictures with square pixels, all of one size and format."""
 
     def __init__(self, source: Source, short_side: int | None, pixel_format: str = "rgb24"):
         self.aspect = float(source.video.sample_aspect_ratio or 1)
         self.short_side = short_side or MAX_SHORT_SIDE
         self.format = pixel_format
+        self.grain = 2 if pixel_format == "yuv420p" else 1  # pixels that share a colour sample
         self.reformatter = VideoReformatter()
         self.size: tuple[int, int] | None = None  # fixed by the first frame, also if the stream changes size later
 
     def __call__(self, frame: Any) -> np.ndarray:
+        """(H, W, 3) uint8 of a frame, upright."""
+        image = self.convert(frame).to_ndarray()
+        return np.ascontiguousarray(np.rot90(image, k=round(frame.rotation / 90))) if frame.rotation else image
+
+    def convert(self, frame: Any) -> Any:
+        """The frame in this painter's size and format, as it is stored: not turned."""
         if self.size is None:
             width, height = square_pixels(frame.width, frame.height, self.aspect)
             scale = min(1.0, self.short_side / min(width, height))
-            self.size = max(2, round(width * scale)), max(2, round(height * scale))
+            width, height = (max(2, round(side * scale)) for side in (width, height))
+            self.size = width // self.grain * self.grain, height // self.grain * self.grain
         how = Interpolation.AREA if self.size[0] < frame.width else Interpolation.BICUBIC
-        image = self.reformatter.reformat(frame, *self.size, format=self.format, interpolation=how).to_ndarray()
-        return np.ascontiguousarray(np.rot90(image, k=round(frame.rotation / 90))) if frame.rotation else image
+        return self.reformatter.reformat(frame, *self.size, format=self.format, interpolation=how)
 
 
 def square_pixels(width: int, height: int, aspect: float) -> tuple[int, int]:

@@ -7,13 +7,15 @@ index, lock or ledger beside the parts: a crash leaves whole parts or none.
 import hashlib
 import os
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import fsspec
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+Result = TypeVar("Result")
 
 
 def short_hash(text: str) -> str:
@@ -46,18 +48,22 @@ def write_atomically(root: str, name: str, data: bytes) -> None:
         raise
 
 
-def to_parquet(table: pa.Table) -> bytes:
+def to_parquet(table: pa.Table, row_group: int | None = None) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", row_group_size=row_group)
     return sink.getvalue().to_pybytes()
 
 
 class Table:
-    """One kind of row under DATASET/name, told apart by the column `key`."""
+    """One kind of row under DATASET/name, told apart by the column `key`.
 
-    def __init__(self, dataset: str, name: str, key: str = "clip_id"):
+    Rows that are `heavy` (pictures, keypoints) are stored so that a few of a part can be read without the others.
+    """
+
+    def __init__(self, dataset: str, name: str, key: str = "clip_id", *, heavy: bool = False):
         self.root = f"{dataset.rstrip('/')}/{name}"
         self.key = key
+        self.row_group = 1 if heavy else None
         self.fs, self.path = fsspec.core.url_to_fs(self.root)
 
     def parts(self) -> list[str]:
@@ -70,7 +76,7 @@ class Table:
     def write(self, rows: pa.Table, name: str | None = None) -> str:
         """Write one part; `name` defaults to the hash of the rows' keys. Returns the part's name."""
         name = name or part_name(rows[self.key].to_pylist())
-        write_atomically(self.root, name, to_parquet(rows))
+        write_atomically(self.root, name, to_parquet(rows, self.row_group))
         return name
 
     def read_part(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -79,13 +85,25 @@ class Table:
             wanted = columns and [c for c in columns if c in file.schema_arrow.names]
             return file.read(columns=wanted)
 
+    def read_rows(self, name: str, keys: set[str]) -> list[dict[str, Any]]:
+        """The rows of a part that have one of the keys; no such part: none."""
+        if not self.has(name):
+            return []
+        with self.fs.open(f"{self.path}/{name}", "rb") as f:
+            file = pq.ParquetFile(f)
+            groups = [
+                i
+                for i in range(file.num_row_groups)
+                if not keys.isdisjoint(file.read_row_group(i, [self.key])[self.key].to_pylist())
+            ]
+            return [row for row in file.read_row_groups(groups).to_pylist() if row[self.key] in keys]
+
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows. Parts with different columns are merged; what a part lacks is null. No parts: no columns."""
         names = self.parts()
         if not names:
             return pa.table({})
-        with ThreadPoolExecutor(8) as pool:
-            tables = list(pool.map(lambda name: self.read_part(name, columns), names))
+        tables = in_threads(lambda name: self.read_part(name, columns), names)
         return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
 
     def keys(self) -> pa.Array:
@@ -100,6 +118,7 @@ class Table:
         self.fs.rm_file(f"{self.path}/{name}")
 
 
-def anti_join(rows: pa.Table, column: str, done: pa.Array) -> pa.Table:
-    """The rows whose `column` is not among `done`."""
-    return rows.filter(pc.invert(pc.is_in(rows[column], value_set=done.cast(rows[column].type))))
+def in_threads(work: Callable[[str], Result], names: Iterable[str]) -> list[Result]:
+    """Do the same to many files: reading and writing them waits more than it computes."""
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(work, names))

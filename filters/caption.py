@@ -4,16 +4,16 @@ import re
 
 from filters.base import ClipView, Filter, Measurement, Needs, score
 
-PEOPLE = """
-    actor actors actress anchor artist athlete audience baby babies bartender boy boys bride businessman businesswoman
-    chef child children clown coach couple crowd dancer dancers diver doctor driver drummer family farmer father female
-    fisherman friend friends gentleman girl girls groom guitarist guy guys hand hands he her his host human humans
-    interviewer journalist kid kids ladies lady lecturer male man men mother musician musicians nurse officer parent
-    people performer person persons pianist player players policeman politician presenter reporter runner she singer
-    singers soldier speaker student students surfer teacher teenager their they toddler tourist vlogger waiter waitress
-    woman women worker workers
-""".split()
-PATTERN = re.compile(rf"\b(?:{'|'.join(PEOPLE)})\b", re.IGNORECASE)
+PEOPLE = (
+    "actor actors actress anchor artist athlete audience baby babies bartender boy boys bride businessman "
+    "businesswoman chef child children clown coach couple crowd dancer dancers diver doctor driver drummer family "
+    "farmer father female fisherman friend friends gentleman girl girls groom guitarist guy guys hand hands he her "
+    "his host human humans interviewer journalist kid kids ladies lady lecturer male man men mother musician "
+    "musicians nurse officer parent people performer person persons pianist player players policeman politician "
+    "presenter reporter runner she singer singers soldier speaker student students surfer teacher teenager their "
+    "they toddler tourist vlogger waiter waitress woman women worker workers"
+)
+PATTERN = re.compile(rf"\b(?:{PEOPLE.replace(' ', '|')})\b", re.IGNORECASE)
 
 
 def mentions_person(caption: str) -> bool:

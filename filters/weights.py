@@ -119,6 +119,18 @@ WHEELS = (
         ),
     ),
     Wheel(
+        package="rapidocr",
+        version="3.10.0",
+        licence="Apache-2.0",
+        members=(
+            Member(
+                "rapidocr/models/PP-OCRv6_det_small.onnx",
+                "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f",
+                9_929_594,
+            ),
+        ),
+    ),
+    Wheel(
         package="silero-vad",
         version="6.2.3",
         licence="MIT",

@@ -1,4 +1,4 @@
-"""Shared by all tests. Real clips and golden vectors lie beside the checkout in ../shared; tests that need them skip."""
+"""Shared by all tests. Real clips lie beside the checkout in ../shared; tests that need them skip without."""
 
 from pathlib import Path
 

@@ -48,7 +48,7 @@ def read_text(place: str) -> str:
     """A small text file, or nothing where there is none."""
     try:
         with fsspec.open(place, "rt", encoding="utf-8", errors="replace") as f:
-            return f.read()  # type: ignore[union-attr]
+            return f.read()
     except FileNotFoundError:
         return ""
 

@@ -294,6 +294,7 @@ class Scene:
         person.body = None
 
     def _forget_body(self, person: Person) -> None:
-        for seen in (person.bodies, *person.hands.values()):
-            seen.pop(self.index, None)
+        person.bodies.pop(self.index, None)
+        for hands in person.hands.values():
+            hands.pop(self.index, None)
         person.body = None

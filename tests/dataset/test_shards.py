@@ -52,6 +52,12 @@ def test_odd_sizes_become_even(tmp_path):
         assert (video.width, video.height, video.pix_fmt) == (130, 96, "yuv420p")
 
 
+def test_full_range_pictures_keep_their_brightness(tmp_path):
+    source = write_video(tmp_path / "a.mp4", 2, picture=lambda t: grey_ramp(t + 15), pix_fmt="yuvj420p")
+    _, brightness, _ = play(cut_clip(str(source), 0, 2)[0])
+    assert brightness[0] == pytest.approx(170, abs=3)
+
+
 def test_the_same_clip_gives_the_same_bytes(tmp_path):
     source = write_video(tmp_path / "a.mp4", 2, sound=clicks(2))
     assert cut_clip(str(source), 0, 2) == cut_clip(str(source), 0, 2)

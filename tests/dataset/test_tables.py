@@ -5,7 +5,7 @@ import os
 import pyarrow as pa
 import pytest
 
-from dataset.tables import Table, anti_join, part_name
+from dataset.tables import Table, part_name
 
 
 def rows(*keys: str, **columns: list) -> pa.Table:
@@ -38,9 +38,12 @@ def test_an_absent_table_is_empty(table):
     assert table.keys().to_pylist() == []
 
 
-def test_anti_join(table):
-    table.write(rows("a", "c"))
-    assert anti_join(rows("a", "b", "c", "d"), "clip_id", table.keys())["clip_id"].to_pylist() == ["b", "d"]
+@pytest.mark.parametrize("heavy", [False, True])
+def test_some_rows_of_a_part(tmp_path, heavy):
+    table = Table(str(tmp_path), "things", heavy=heavy)
+    name = table.write(rows("a", "b", "c", x=[1, 2, 3]))
+    assert table.read_rows(name, {"c", "a", "z"}) == [{"clip_id": "a", "x": 1}, {"clip_id": "c", "x": 3}]
+    assert table.read_rows("part-none.parquet", {"a"}) == []
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):

@@ -1,0 +1,92 @@
+"""Text over faces and hands, found by the detector of RapidOCR."""
+
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import onnxruntime
+from pydantic import PrivateAttr
+
+from dataset.media import Frames
+from dataset.tracks import Tracks
+from filters import weights
+from filters.base import ClipView, Filter, Measurement, Needs, score
+from filters.sharpness import hand_boxes
+
+FRAMES = Frames(fps=2, short_side=None)
+WEIGHTS = "rapidocr/PP-OCRv6_det_small.onnx"
+
+
+class Subtitles(Filter):
+    """Subtitles that occlude faces or hands (paper section 2, metric 5).
+
+    Only text that stands in the same place in two consecutive sampled frames counts over faces and hands, so that a
+    wrinkle taken for a letter once is no subtitle.
+    """
+
+    needs = Needs(frames=(FRAMES,), after=("pose",))
+    weights = (WEIGHTS,)
+
+    longest: int = 480  # px, the long side that the detector sees
+    least_score: float = 0.6  # mean text probability inside a found box
+    tallest: float = 0.2  # share of the short side; a taller "line" is a picture in a frame, not a subtitle
+    grid: int = 256  # cells along the long side on which areas are counted
+
+    _net: onnxruntime.InferenceSession = PrivateAttr()
+
+    class Scores(Measurement):
+        area: float | None = score(unit="share of the frame", better="lower", about="covered by text, median over time")
+        face: float | None = score(unit="share of a face box", better="lower", about="most that lasting text covers")
+        hand: float | None = score(unit="share of a hand box", better="lower", about="most that lasting text covers")
+
+    def setup(self) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._net = onnxruntime.InferenceSession(weights.path(WEIGHTS), options, ["CPUExecutionProvider"])
+
+    def measure(self, clip: ClipView) -> Scores:
+        assert clip.tracks is not None
+        batch = clip.frames(FRAMES)
+        masks = [self.text_mask(image) for image in batch.images]
+        lasting = [a & b for a, b in pairwise(masks)]
+        moments = [clip.tracks.at(time) for time in batch.times]
+        faces = [covered(m, face_boxes(clip.tracks, t)) for m, t in zip(lasting, moments, strict=False)]
+        hands = [covered(m, hand_boxes(clip.tracks, t)) for m, t in zip(lasting, moments, strict=False)]
+        return self.Scores(
+            area=float(np.median([mask.mean() for mask in masks])), face=largest(faces), hand=largest(hands)
+        )
+
+    def text_mask(self, image: np.ndarray) -> np.ndarray:
+        """(rows, columns) bool on the grid: where text stands."""
+        # imported here: it takes half a second, and recipes without this filter do not need the package
+        from rapidocr.ch_ppocr_det.utils import DBPostProcess, DetPreProcess
+
+        pixels = DetPreProcess(self.longest, "max")(image[..., ::-1])
+        chances = np.asarray(self._net.run(None, {self._net.get_inputs()[0].name: pixels})[0])
+        boxes, _ = DBPostProcess(thresh=0.3, box_thresh=self.least_score, unclip_ratio=1.6)(chances, image.shape[:2])
+        scale = self.grid / max(image.shape[:2])
+        mask = np.zeros([max(1, round(side * scale)) for side in image.shape[:2]], np.uint8)
+        for box in boxes:
+            if min(cv2.minAreaRect(box)[1]) <= self.tallest * min(image.shape[:2]):
+                cv2.fillPoly(mask, [np.round(box * scale).astype(np.int32)], 1)
+        return mask.astype(bool)
+
+
+def face_boxes(tracks: Tracks, t: int) -> np.ndarray:
+    """(N, 4) boxes as shares of the frame."""
+    boxes = tracks.faces[:, t]
+    return boxes[np.isfinite(boxes).all(axis=1)]
+
+
+def covered(mask: np.ndarray, boxes: np.ndarray) -> float | None:
+    """Largest share of a box that lies under the mask; None without a box."""
+    height, width = mask.shape
+    shares = []
+    for x0, y0, x1, y1 in np.clip(boxes, 0, 1) * (width, height, width, height):
+        part = mask[int(y0) : max(int(y0) + 1, round(y1)), int(x0) : max(int(x0) + 1, round(x1))]
+        shares.append(float(part.mean()) if part.size else 0.0)
+    return max(shares, default=None)
+
+
+def largest(values: list[float | None]) -> float | None:
+    return max((v for v in values if v is not None), default=None)
