@@ -106,7 +106,8 @@ def print_cost(dataset: str, console: Console) -> None:
     if frames:
         console.print(
             f"Measuring decoded {out:,} frames for {frames:,} frames of {decoded.num_rows:,} clips: "
-            f"{out / frames:.3f} a frame; {pc.sum(cost['opens']).as_py():,} files opened."
+            f"{out / frames:.3f} a frame; {pc.sum(cost['opens']).as_py():,} files opened.",
+            soft_wrap=True,
         )
 
 

@@ -1,9 +1,9 @@
 """Measure: clips -> scores, tracks and thumbnails. Plans what is missing, and runs the chain in isolated workers."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -27,10 +27,11 @@ from curation.policy import Policy
 from curation.recipe import Recipe, digests
 from curation.sources import FetchError
 from dataset.records import Clip, Failure
-from dataset.tables import Table, part_name, short_hash
+from dataset.tables import Table, in_threads, part_name, short_hash
 from dataset.tracks import Tracks
 from filters.base import Filter
 
+Item = TypeVar("Item")
 CLIPS_PER_PART = 128
 CLIPS_PER_PASS = 16  # clips of one source that share a forward pass
 
@@ -123,25 +124,52 @@ class Rows:
 
 def plan(dataset: str, rows: Rows, workers: int) -> list[Part]:
     """Parts to measure: new clips in new parts, and existing parts that hold stale or unfinished rows."""
-    where = homes(dataset, CLIPS)
-    scored = homes(dataset, SCORES)
-    failed = set(read(dataset, FAILURES, ["key"])["key"].to_pylist())
-    new: dict[str, list[str]] = {}
-    for clip_id, home in where.items():
-        if clip_id not in scored and clip_id not in failed:
-            new.setdefault(home, []).append(clip_id)
-    size = min(CLIPS_PER_PART, max(1, sum(map(len, new.values())) // (32 * workers)))
-    chunks = [(home, ids[i : i + size]) for home, ids in new.items() for i in range(0, len(ids), size)]
-    parts = [Part(part_name(ids), home, ids) for home, ids in chunks]
-    return parts + stale_parts(table(dataset, SCORES), rows, where)
+    clips = table(dataset, CLIPS)
+    done = set(table(dataset, SCORES).keys().to_pylist())
+    done |= set(read(dataset, FAILURES, ["key"])["key"].to_pylist())
+    found = in_threads(lambda home: passes(clips.read_part(home, ["clip_id", "source", "start"]), done), clips.parts())
+    new = {home: runs for home, runs in zip(clips.parts(), found, strict=True) if runs}
+    total = sum(len(run) for runs in new.values() for run in runs)
+    size = min(CLIPS_PER_PART, max(1, total // (32 * workers)))
+    parts = [Part(part_name(ids), home, ids) for home, runs in new.items() for ids in merged(runs, size)]
+    return parts + stale_parts(dataset, rows)
 
 
-def stale_parts(scores: Table, rows: Rows, where: dict[str, str]) -> list[Part]:
+def passes(clips: pa.Table, done: set[str]) -> list[list[str]]:
+    """Ids of the clips that aren't done, one list for each forward pass over a source."""
+    ordered = clips.sort_by([("source", "ascending"), ("start", "ascending")]).to_pylist()
+    todo = (row for row in ordered if row["clip_id"] not in done)
+    return [[row["clip_id"] for row in run] for run in chunks_of_source(todo, lambda row: row["source"])]
+
+
+def merged(runs: list[list[str]], size: int) -> Iterator[list[str]]:
+    """Whole runs joined until there are `size` ids."""
+    ids: list[str] = []
+    for run in runs:
+        ids = ids + run
+        if len(ids) >= size:
+            yield ids
+            ids = []
+    if ids:
+        yield ids
+
+
+def chunks_of_source(items: Iterable[Item], source: Callable[[Item], str]) -> Iterator[list[Item]]:
+    """Neighbours from the same source, few enough that a crash costs little."""
+    for _, run in itertools.groupby(items, key=source):
+        while chunk := list(itertools.islice(run, CLIPS_PER_PASS)):
+            yield chunk
+
+
+def stale_parts(dataset: str, rows: Rows) -> list[Part]:
+    scores = table(dataset, SCORES)
+    complete = in_threads(lambda name: part_complete(scores, name, rows), scores.parts())
+    stale = [name for name, whole in zip(scores.parts(), complete, strict=True) if not whole]
+    where = homes(dataset, CLIPS) if stale else {}
     found = []
-    for name in scores.parts():
-        if not part_complete(scores, name, rows):
-            ids = scores.read_part(name, ["clip_id"])["clip_id"].to_pylist()
-            found.append(Part(name, where[ids[0]], ids))
+    for name in stale:
+        ids = scores.read_part(name, ["clip_id"])["clip_id"].to_pylist()
+        found.append(Part(name, where[ids[0]], ids))
     return found
 
 
@@ -175,7 +203,7 @@ class MeasureWorker:
         ordered = sorted((Clip.model_validate(row) for row in clips), key=lambda clip: (clip.source, clip.start))
         jobs = [self.rows.job(c, old.get(c.clip_id), tracks.get(c.clip_id)) for c in ordered]
         known = {job.clip.clip_id: set(job.measured) for job in jobs}
-        done = [job for unit in units(jobs) for job in self.measure(unit)]
+        done = [job for unit in chunks_of_source(jobs, lambda job: job.clip.source) for job in self.measure(unit)]
         good = [job for job in done if job.error is None]
         self.write(part.name, good, [job for job in done if job.error is not None], thumbs)
         filters = sum(len(set(job.measured) - known[job.clip.clip_id]) for job in good)
@@ -227,13 +255,6 @@ class MeasureWorker:
         first = self.recipe.fetch_limit if "://" in unit[0].clip.source else 0.0
         request = unit[0].clip.source, unit
         return self.child.ask(request, first=first + self.recipe.time_limit, later=self.recipe.time_limit)
-
-
-def units(jobs: Iterable[Job]) -> Iterator[list[Job]]:
-    """Runs of clips of one source, short enough that a crash costs little."""
-    for _, run in itertools.groupby(jobs, key=lambda job: job.clip.source):
-        while chunk := list(itertools.islice(run, CLIPS_PER_PASS)):
-            yield chunk
 
 
 def failed(job: Job, error: str, remedy: str, *, transient: bool = False) -> Job:

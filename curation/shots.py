@@ -30,7 +30,7 @@ class ShotSplitter:
     def spans(self, duration: float) -> list[tuple[float, float]]:
         """(start, end) in seconds: shots, and equal pieces of the shots longer than `max_seconds`."""
         edges = [0.0, *sorted({self.times[c] for c in self.cuts if 0 < c < len(self.times)}), duration]
-        pieces = []
+        pieces: list[tuple[float, float]] = []
         for start, end in pairwise(edges):
             count = max(1, math.ceil((end - start) / self.shots.max_seconds - 1e-6))
             marks = [round(start + (end - start) * k / count, 3) for k in range(count + 1)]
