@@ -31,8 +31,12 @@ def curate(
         ),
     ],
     dataset: Annotated[str, typer.Option("--out", help="The dataset to make or to go on with.", metavar="DATASET")],
-    recipe: Annotated[str, typer.Option(help="A shipped recipe, or a YAML file.")] = "embedded",
-    policy: Annotated[str, typer.Option(help="A shipped policy, or a YAML file. Default: the recipe's.")] = "",
+    recipe: Annotated[
+        str, typer.Option(help="A shipped recipe, or a YAML file. Default: DATASET's, or embedded.")
+    ] = "",
+    policy: Annotated[
+        str, typer.Option(help="A shipped policy, or a YAML file. Default: DATASET's, or the recipe's.")
+    ] = "",
     address: Annotated[str, typer.Option(help="A Ray cluster, such as ray://host:10001. Default: this machine.")] = "",
     limit: Annotated[int, typer.Option(help="Use only the first N sources.", min=0)] = 0,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try everything in failures/ again.")] = False,
@@ -46,19 +50,10 @@ def curate(
       s2v curate videos/ --out data/talkers
       s2v curate list.csv 's3://bucket/raw/*.mp4' --out s3://bucket/talkers --address ray://head:10001
     """
-    from curation.policy import load_policy
-    from curation.recipe import load_recipe
-    from curation.run import Settings, curate, describe
+    from curation.run import curate, describe, settle
 
-    chosen = load_recipe(recipe)
-    settings = Settings(
-        sources=sources,
-        dataset=dataset.rstrip("/"),
-        recipe=chosen,
-        policy=load_policy(policy or chosen.policy),
-        address=address or None,
-        limit=limit or None,
-        retry_failed=retry_failed,
+    settings = settle(
+        sources, dataset.rstrip("/"), recipe, policy, address=address, limit=limit or None, retry_failed=retry_failed
     )
     if dry_run:
         describe(settings, console)

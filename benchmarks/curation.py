@@ -147,11 +147,11 @@ FACTS = MediaFacts(
 class NoIngest(ingest.IngestWorker):
     """Ingest without opening anything: one clip a source, of a length told by its number."""
 
-    def ingest(self, item: Item) -> list[Clip]:
+    def ingest(self, item: Item) -> ingest.Found:
         end = 1.0 + int(item.uri.split("/")[-1].split(".")[0]) % 100 / 10
         media = FACTS.model_copy(update={"duration": end})
         clip_id = make_clip_id(item.uri, 0.0, end)
-        return [Clip(clip_id=clip_id, source=item.uri, source_id=item.uri, start=0.0, end=end, media=media)]
+        return [Clip(clip_id=clip_id, source=item.uri, source_id=item.uri, start=0.0, end=end, media=media)], []
 
 
 class NoMeasure(measure.MeasureWorker):

@@ -4,12 +4,14 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.isolate import Child, ChildDied, ChildHung
-from curation.layout import CLIPS, FAILURES, clips_of, read, rows_of, save, table
+from curation.layout import CLIPS, FAILURES, PICTURES, POSTERS, clips_of, read, rows_of, save, table
 from curation.recipe import Recipe
-from curation.shots import ShotSplitter
+from curation.shots import Posters, ShotSplitter
 from curation.sources import FetchError, Item, local_copy
 from dataset.media import Counters, MediaError, probe, scan
 from dataset.records import Clip, Failure, make_clip_id
@@ -18,13 +20,17 @@ from filters.caption import mentions_person
 
 SOURCE_LIMIT = 3600.0  # seconds to look through one source; a film takes minutes
 SOURCES_PER_PART = 128
+See = Callable[[float, np.ndarray], None]
 
 
 # ---------------------------------------------------------------- the child: one source
 
 
-def look(recipe: Recipe) -> Callable[[Item], Iterator[list[Clip] | str]]:
-    def handle(item: Item) -> Iterator[list[Clip] | str]:
+Found = tuple[list[Clip], list[bytes]]  # the clips of a source in order, and a JPEG of each (none if not decoded)
+
+
+def look(recipe: Recipe) -> Callable[[Item], Iterator[Found | str]]:
+    def handle(item: Item) -> Iterator[Found | str]:
         with local_copy(item.uri) as path:
             yield "fetched"
             yield cut(item, path, recipe)
@@ -32,19 +38,20 @@ def look(recipe: Recipe) -> Callable[[Item], Iterator[list[Clip] | str]]:
     return handle
 
 
-def cut(item: Item, path: str, recipe: Recipe) -> list[Clip]:
-    """The clips of one source, in order. Raises MediaError when it can't be used."""
+def cut(item: Item, path: str, recipe: Recipe) -> Found:
+    """Raises MediaError when the source can't be used."""
     if item.caption and not mentions_person(item.caption):
         # The chain will drop it for its caption: spare the decode.
         media = probe(path, Counters())
-        spans = [(0.0, round(media.duration, 3))]
+        spans, jpegs = [(0.0, round(media.duration, 3))], []
     else:
-        splitter = ShotSplitter(recipe.shots)
-        media = scan(path, Counters(), splitter.see)
+        splitter, posters = ShotSplitter(recipe.shots), Posters()
+        media = scan(path, Counters(), both(splitter.see, posters.see))
         spans = splitter.spans(media.duration)
+        jpegs = [posters.of(*span) for span in spans]
     with open(path, "rb") as f:
         source_id = hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    return [
+    clips = [
         Clip(
             clip_id=make_clip_id(source_id, start, end),
             source=item.uri,
@@ -56,6 +63,15 @@ def cut(item: Item, path: str, recipe: Recipe) -> list[Clip]:
         )
         for start, end in spans
     ]
+    return clips, jpegs
+
+
+def both(first: See, second: See) -> See:
+    def see(time: float, image: np.ndarray) -> None:
+        first(time, image)
+        second(time, image)
+
+    return see
 
 
 # ---------------------------------------------------------------- the worker: one part
@@ -74,19 +90,22 @@ class IngestWorker:
 
     def __call__(self, items: list[Item]) -> dict[str, int]:
         clips: list[Clip] = []
+        pictures: list[dict[str, str | bytes]] = []
         failures: list[Failure] = []
         for item in items:
             found = self.ingest(item)
             if isinstance(found, Failure):
                 failures.append(found)
-            else:
-                clips += found
+                continue
+            clips += found[0]
+            pictures += [{"clip_id": c.clip_id, "jpeg": jpeg} for c, jpeg in zip(*found, strict=False)]
         name = part_name(item.uri for item in items)
         save(table(self.dataset, FAILURES), rows_of(FAILURES, failures), name)
+        save(table(self.dataset, POSTERS), pa.Table.from_pylist(pictures, schema=PICTURES), name)
         save(table(self.dataset, CLIPS), rows_of(CLIPS, clips), name)
         return {"done": len(items), "clips": len(clips), "failed": len(failures)}
 
-    def ingest(self, item: Item) -> list[Clip] | Failure:
+    def ingest(self, item: Item) -> Found | Failure:
         try:
             return self.attempt(item)
         except MediaError as e:
@@ -101,13 +120,13 @@ class IngestWorker:
         except Exception as e:
             return failure(item, f"{type(e).__name__}: {e}", "report this: ingest should have named the cause")
 
-    def attempt(self, item: Item) -> list[Clip]:
+    def attempt(self, item: Item) -> Found:
         limits = {"first": self.recipe.fetch_limit, "later": SOURCE_LIMIT}
         try:
-            *_, clips = self.child.ask(item, **limits)
+            *_, found = self.child.ask(item, **limits)
         except ChildDied:
-            *_, clips = self.child.ask(item, **limits)
-        return clips
+            *_, found = self.child.ask(item, **limits)
+        return found
 
 
 def failure(item: Item, error: str, remedy: str, *, transient: bool = False) -> Failure:

@@ -28,6 +28,10 @@ from dataset.tracks import Tracks
 from filters.base import Filter
 
 
+class NotADataset(UsageError):
+    """There is nothing at this place that `s2v curate` wrote."""
+
+
 def settings(dataset: str) -> tuple[Recipe, Policy]:
     """The recipe and policy that lie in a dataset."""
     return stored(dataset, "recipe.yaml", Recipe), stored(dataset, "policy.yaml", Policy)
@@ -37,8 +41,8 @@ def stored(dataset: str, name: str, model: type[Model]) -> Model:
     try:
         with fsspec.open(f"{dataset}/{name}", "rt", encoding="utf-8") as f:
             return parse(model, yaml.safe_load(f), f"{dataset}/{name}")
-    except FileNotFoundError:
-        raise UsageError(f"{dataset} is not a dataset: it has no {name}. Make one with `s2v curate`.") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotADataset(f"{dataset} is not a dataset: it has no {name}. Make one with `s2v curate`.") from None
 
 
 # ---------------------------------------------------------------- status

@@ -8,7 +8,8 @@ from pydantic import BaseModel
 from dataset.records import Clip, Failure, MediaFacts, Verdict
 from dataset.tables import Table, in_threads
 
-CLIPS, SCORES, VERDICTS, TRACKS, THUMBS, FAILURES = "clips", "scores", "verdicts", "tracks", "thumbs", "failures"
+CLIPS, SCORES, VERDICTS, TRACKS, FAILURES = "clips", "scores", "verdicts", "tracks", "failures"
+POSTERS, THUMBS = "posters", "thumbs"  # pictures: one frame of every clip; three with the tracks drawn in, if measured
 
 ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 REASON = pa.struct(
@@ -41,7 +42,7 @@ def schema_of(model: type[BaseModel]) -> pa.Schema:
 
 
 SCHEMAS = {CLIPS: schema_of(Clip), FAILURES: schema_of(Failure), VERDICTS: schema_of(Verdict)}
-THUMB_SCHEMA = pa.schema([("clip_id", pa.string()), ("jpeg", pa.binary())])
+PICTURES = pa.schema([("clip_id", pa.string()), ("jpeg", pa.binary())])
 
 
 def rows_of(name: str, records: Sequence[BaseModel]) -> pa.Table:
@@ -54,7 +55,7 @@ def clips_of(rows: pa.Table) -> list[Clip]:
 
 
 def table(dataset: str, name: str) -> Table:
-    return Table(dataset, name, key="key" if name == FAILURES else "clip_id", heavy=name in (TRACKS, THUMBS))
+    return Table(dataset, name, key="key" if name == FAILURES else "clip_id", heavy=name in (TRACKS, POSTERS, THUMBS))
 
 
 def homes(dataset: str, name: str) -> dict[str, str]:

@@ -12,8 +12,8 @@ from curation.isolate import Child, ChildDied, ChildHung
 from curation.layout import (
     CLIPS,
     FAILURES,
+    PICTURES,
     SCORES,
-    THUMB_SCHEMA,
     THUMBS,
     TRACKS,
     homes,
@@ -38,14 +38,11 @@ CLIPS_PER_PASS = 16  # clips of one source that share a forward pass
 
 @dataclass(frozen=True)
 class Part:
-    """One task: some clips of one part of `clips/`, which become the part `name` of `scores/`.
-
-    A part that exists already is measured again where it is stale.
-    """
+    """One task: the clips of the part `name` of `scores/`. One that exists is measured again where it is stale."""
 
     name: str
-    home: str  # part of `clips/`
     clips: list[str]  # ids
+    homes: list[str]  # parts of `clips/` that hold them
 
 
 # ---------------------------------------------------------------- rows
@@ -131,7 +128,7 @@ def plan(dataset: str, rows: Rows, workers: int) -> list[Part]:
     new = {home: runs for home, runs in zip(clips.parts(), found, strict=True) if runs}
     total = sum(len(run) for runs in new.values() for run in runs)
     size = min(CLIPS_PER_PART, max(1, total // (32 * workers)))
-    parts = [Part(part_name(ids), home, ids) for home, runs in new.items() for ids in merged(runs, size)]
+    parts = [Part(part_name(ids), ids, [home]) for home, runs in new.items() for ids in merged(runs, size)]
     return parts + stale_parts(dataset, rows)
 
 
@@ -169,7 +166,7 @@ def stale_parts(dataset: str, rows: Rows) -> list[Part]:
     found = []
     for name in stale:
         ids = scores.read_part(name, ["clip_id"])["clip_id"].to_pylist()
-        found.append(Part(name, where[ids[0]], ids))
+        found.append(Part(name, ids, sorted({where[i] for i in ids})))
     return found
 
 
@@ -198,9 +195,11 @@ class MeasureWorker:
         self.child = Child("curation.chain:handler", self.recipe, self.policy)
 
     def __call__(self, part: Part) -> dict[str, int]:
-        clips = self.rows_of(CLIPS, part.home, part).values()
-        old, tracks, thumbs = (self.rows_of(name, part.name, part) for name in (SCORES, TRACKS, THUMBS))
-        ordered = sorted((Clip.model_validate(row) for row in clips), key=lambda clip: (clip.source, clip.start))
+        clips = self.rows_of(CLIPS, part.homes, part)
+        old, tracks, thumbs = (self.rows_of(name, [part.name], part) for name in (SCORES, TRACKS, THUMBS))
+        ordered = sorted(
+            (Clip.model_validate(clips[i]) for i in part.clips), key=lambda clip: (clip.source, clip.start)
+        )
         jobs = [self.rows.job(c, old.get(c.clip_id), tracks.get(c.clip_id)) for c in ordered]
         known = {job.clip.clip_id: set(job.measured) for job in jobs}
         done = [job for unit in chunks_of_source(jobs, lambda job: job.clip.source) for job in self.measure(unit)]
@@ -209,16 +208,17 @@ class MeasureWorker:
         filters = sum(len(set(job.measured) - known[job.clip.clip_id]) for job in good)
         return {"done": len(done), "failed": len(done) - len(good), "filters": filters}
 
-    def rows_of(self, name: str, stored: str, part: Part) -> dict[str, dict[str, Any]]:
-        """What a stored part holds of a task's clips; scores may be there from an earlier recipe or a killed try."""
-        return {row["clip_id"]: row for row in table(self.dataset, name).read_rows(stored, set(part.clips))}
+    def rows_of(self, name: str, stored: list[str], part: Part) -> dict[str, dict[str, Any]]:
+        """What stored parts hold of a task's clips; scores may be there from an earlier recipe or a killed try."""
+        rows, wanted = table(self.dataset, name), set(part.clips)
+        return {row["clip_id"]: row for place in stored for row in rows.read_rows(place, wanted)}
 
     def write(self, name: str, good: list[Job], bad: list[Job], old_thumbs: dict[str, dict[str, Any]]) -> None:
         thumbs = [
             {"clip_id": j.clip.clip_id, "jpeg": j.thumb or old_thumbs.get(j.clip.clip_id, {}).get("jpeg")} for j in good
         ]
         tracks = [j.tracks.to_row(j.clip.clip_id) for j in good if j.tracks is not None]
-        shown = pa.Table.from_pylist([t for t in thumbs if t["jpeg"]], schema=THUMB_SCHEMA)
+        shown = pa.Table.from_pylist([t for t in thumbs if t["jpeg"]], schema=PICTURES)
         save(table(self.dataset, FAILURES), rows_of(FAILURES, [failure(j) for j in bad]), name)
         save(table(self.dataset, THUMBS), shown, name)
         save(table(self.dataset, TRACKS), pa.Table.from_pylist(tracks), name)

@@ -71,8 +71,27 @@ class Recipe(Setting):
 
 
 def load_recipe(name: str) -> Recipe:
-    """A shipped recipe by name, or a file."""
-    return load(Recipe, find(name, "recipe"))
+    """A shipped recipe by name, or a file. Files that it names are looked for beside it, then where you are."""
+    path = find(name, "recipe")
+    recipe = load(Recipe, path)
+    filters = [with_full_path(entry, path.parent) for entry in recipe.filters]
+    return recipe.model_copy(update={"filters": filters, "policy": absolute(recipe.policy, path.parent)})
+
+
+def with_full_path(entry: str | dict[str, Any], folder: Path) -> str | dict[str, Any]:
+    """A recipe's entry in which `file.py:Class` is an absolute path: datasets are looked at from anywhere."""
+    if isinstance(entry, dict):
+        return {absolute(name, folder): params for name, params in entry.items()}
+    return absolute(entry, folder)
+
+
+def absolute(name: str, folder: Path = Path()) -> str:
+    """The full path where `name` (or what stands before its `:Class`) is a file; else the name as it is."""
+    place, colon, rest = name.partition(":")
+    found = (
+        path for path in (folder / place, Path(place)) if path.suffix in (".py", ".yaml", ".yml") and path.is_file()
+    )
+    return next((f"{path.resolve()}{colon}{rest}" for path in found), name)
 
 
 # ---------------------------------------------------------------- finding filters

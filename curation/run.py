@@ -11,11 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from curation import ingest, measure, pack
 from curation.config import RunError
+from curation.inspect import NotADataset, status
 from curation.inspect import settings as stored_settings
-from curation.inspect import status
 from curation.layout import FAILURES, save, table
 from curation.policy import Policy, load_policy
-from curation.recipe import Recipe, ensure_weights
+from curation.recipe import Recipe, absolute, ensure_weights, load_recipe
 from curation.report import write_report
 from curation.select import select
 from curation.sources import expand
@@ -34,6 +34,23 @@ class Settings:
     address: str | None = None
     limit: int | None = None
     retry_failed: bool = False
+
+
+def settle(
+    sources: list[str],
+    dataset: str,
+    recipe: str,
+    policy: str,
+    *,
+    address: str = "",
+    limit: int | None = None,
+    retry_failed: bool = False,
+) -> Settings:
+    """Settings from what the user typed; what was left out is taken from the dataset, if there is one already."""
+    chosen = load_recipe(recipe) if recipe else stored_recipe(dataset) or load_recipe("embedded")
+    if policy:
+        chosen = chosen.model_copy(update={"policy": absolute(policy)})
+    return Settings(sources, dataset, chosen, load_policy(chosen.policy), address or None, limit, retry_failed)
 
 
 def curate(settings: Settings, console: Console) -> None:
@@ -73,8 +90,8 @@ def curate(settings: Settings, console: Console) -> None:
 
 def reselect(dataset: str, policy_name: str, console: Console) -> None:
     """`s2v select`: judge again from stored scores, and remember the policy."""
-    recipe, _ = stored_settings(dataset)
     policy = load_policy(policy_name)
+    recipe = stored_settings(dataset)[0].model_copy(update={"policy": absolute(policy_name)})
     chain = recipe.build()
     policy.check({f.name(): type(f) for f in chain})
     write_settings(dataset, recipe, policy)
@@ -85,6 +102,14 @@ def reselect(dataset: str, policy_name: str, console: Console) -> None:
     if waiting:
         console.print(f"{waiting:,} clips may need more measuring under this policy: run the same `s2v curate` again.")
     console.print(f"Report: {write_report(dataset)}", soft_wrap=True)
+
+
+def stored_recipe(dataset: str) -> Recipe | None:
+    """The recipe that the dataset was made with; None: there is no dataset yet."""
+    try:
+        return stored_settings(dataset)[0]
+    except NotADataset:
+        return None
 
 
 def write_settings(dataset: str, recipe: Recipe, policy: Policy) -> None:

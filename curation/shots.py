@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import cv2
 import numpy as np
 from scenedetect import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector
@@ -36,3 +37,20 @@ class ShotSplitter:
             marks = [round(start + (end - start) * k / count, 3) for k in range(count + 1)]
             pieces += pairwise(marks)
         return pieces
+
+
+class Posters:
+    """Sees every frame of a source once, and keeps one small picture a second."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.jpegs: list[bytes] = []
+
+    def see(self, time: float, image: np.ndarray) -> None:
+        if not self.times or time >= self.times[-1] + 1:
+            self.times.append(time)
+            self.jpegs.append(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 75])[1].tobytes())
+
+    def of(self, start: float, end: float) -> bytes:
+        """The JPEG nearest to the middle of a span."""
+        return self.jpegs[int(np.argmin(np.abs(np.array(self.times) - (start + end) / 2)))]

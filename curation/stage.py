@@ -1,5 +1,6 @@
 """How every stage runs: a list of tasks, Ray Data over a pool of actors, one small result a task."""
 
+import errno
 import logging
 import os
 import pickle
@@ -82,6 +83,10 @@ class Call:
         """The result, or a traceback: Ray Data would drown an exception in its own."""
         try:
             return self.work(pickle.loads(task))
+        except OSError as e:
+            if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+                return traceback.format_exc()
+            return f"the dataset can't be written: {e.strerror}. Free space, or check the permissions."
         except Exception:
             return traceback.format_exc()
 
@@ -108,7 +113,7 @@ def run_tasks(make: Callable[[], Worker], tasks: Sequence[Any], resources: Resou
         for batch in data.iter_batches(batch_size=None, prefetch_batches=0):
             for result in map(pickle.loads, batch["result"]):
                 if isinstance(result, str):
-                    raise RunError(f"The run stopped, because a worker did:\n{result}\n{GO_ON}")
+                    raise RunError(f"The run stopped: {result}\n{GO_ON}")
                 yield result
     except ray.exceptions.RayError as e:
         raise RunError(f"The run stopped: {type(e).__name__}: {e}\n{GO_ON}") from e

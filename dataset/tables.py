@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -68,6 +69,7 @@ class Table:
 
     def parts(self) -> list[str]:
         """Names of all parts, sorted."""
+        self.fs.invalidate_cache()  # others write parts, too
         if not self.fs.isdir(self.path):
             return []
         names = (os.path.basename(p) for p in self.fs.ls(self.path, detail=False))
@@ -91,12 +93,10 @@ class Table:
             return []
         with self.fs.open(f"{self.path}/{name}", "rb") as f:
             file = pq.ParquetFile(f)
-            groups = [
-                i
-                for i in range(file.num_row_groups)
-                if not keys.isdisjoint(file.read_row_group(i, [self.key])[self.key].to_pylist())
-            ]
-            return [row for row in file.read_row_groups(groups).to_pylist() if row[self.key] in keys]
+            held = np.isin(np.array(file.read([self.key])[self.key].to_pylist(), dtype=str), list(keys))
+            ends = np.cumsum([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)])
+            groups = np.unique(np.searchsorted(ends, np.flatnonzero(held), side="right"))
+            return [row for row in file.read_row_groups(groups.tolist()).to_pylist() if row[self.key] in keys]
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows. Parts with different columns are merged; what a part lacks is null. No parts: no columns."""

@@ -6,7 +6,6 @@ from itertools import zip_longest
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from curation import layout
 from curation.policy import Rule
@@ -24,10 +23,12 @@ JPEG = b"\xff\xd8\xff"
 
 def embed(dataset: str, rows: Rows, settings: Settings) -> dict[int, str]:
     """Row -> JPEG as base64."""
-    table = layout.table(dataset, layout.THUMBS)
-    have = np.isin(np.asarray(column(rows.clips, "clip_id"), dtype=object).astype(str), thumb_ids(table))
+    tables = [layout.table(dataset, name) for name in (layout.POSTERS, layout.THUMBS)]  # the better picture last
+    stored = np.concatenate([np.asarray(table.keys().to_pylist(), dtype=str) for table in tables])
+    have = np.isin(np.asarray(column(rows.clips, "clip_id"), dtype=object).astype(str), stored)
     chosen = choose(rows, settings.rules(rows.order), have)[:MOST]
-    found = read(table, column(rows.clips, "clip_id").take(pa.array(chosen, pa.int64())))
+    wanted = set(column(rows.clips, "clip_id").take(pa.array(chosen, pa.int64())).to_pylist())
+    found = {clip: jpeg for table in tables for clip, jpeg in read(table, wanted).items()}
     kept, size = {}, 0
     for row in chosen:
         jpeg = found.get(rows.clips["clip_id"][row].as_py(), b"")
@@ -37,18 +38,10 @@ def embed(dataset: str, rows: Rows, settings: Settings) -> dict[int, str]:
     return kept
 
 
-def thumb_ids(table: Table) -> np.ndarray:
-    return np.asarray(table.keys().to_pylist(), dtype=str)
-
-
-def read(table: Table, wanted: pa.Array) -> dict[str, bytes]:
+def read(table: Table, wanted: set[str]) -> dict[str, bytes]:
     """The wanted pictures, one part at a time: all of them together may not fit into memory."""
-    found: dict[str, bytes] = {}
-    for name in table.parts() if len(wanted) else []:
-        part = table.read_part(name)
-        part = part.filter(pc.is_in(part["clip_id"], value_set=wanted))
-        found.update(zip(part["clip_id"].to_pylist(), part["jpeg"].to_pylist(), strict=True))
-    return {clip: jpeg for clip, jpeg in found.items() if jpeg}
+    rows = (row for name in table.parts() for row in table.read_rows(name, wanted))
+    return {row["clip_id"]: row["jpeg"] for row in rows if row["jpeg"]}
 
 
 # ---------------------------------------------------------------- choosing

@@ -104,7 +104,7 @@ def fabricate(
     pictures = pictures or [draw_picture(k) for k in range(5)]
     shown = np.flatnonzero(~failed & (stopped != chain[0].name()))
     jpegs = [pictures[i % len(pictures)] for i in shown]
-    thumbs = pa.table({"clip_id": [ids[i] for i in shown], "jpeg": jpegs}, schema=layout.THUMB_SCHEMA)
+    thumbs = pa.table({"clip_id": [ids[i] for i in shown], "jpeg": jpegs}, schema=layout.PICTURES)
     write_parts(dataset, layout.THUMBS, thumbs)
     for name, model in (("recipe.yaml", recipe), ("policy.yaml", policy)):
         text = yaml.safe_dump(model.model_dump(exclude_none=True), sort_keys=False, allow_unicode=True)
