@@ -3,10 +3,12 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 app = typer.Typer(
     help="Build the data for, train and run an audio-driven human video model (Wan-S2V).",
@@ -38,6 +40,9 @@ def curate(
         str, typer.Option(help="A shipped policy, or a YAML file. Default: DATASET's, or the recipe's.")
     ] = "",
     address: Annotated[str, typer.Option(help="A Ray cluster, such as ray://host:10001. Default: this machine.")] = "",
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard", help="Start Ray's dashboard with it (this machine).")
+    ] = False,
     limit: Annotated[int, typer.Option(help="Use only the first N sources.", min=0)] = 0,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try everything in failures/ again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would run, and stop.")] = False,
@@ -52,8 +57,9 @@ def curate(
     """
     from curation.run import curate, describe, settle
 
-    settings = settle(
-        sources, dataset.rstrip("/"), recipe, policy, address=address, limit=limit or None, retry_failed=retry_failed
+    settings = settle(sources, dataset.rstrip("/"), recipe, policy)
+    settings = replace(
+        settings, address=address or None, dashboard=dashboard, limit=limit or None, retry_failed=retry_failed
     )
     if dry_run:
         describe(settings, console)
@@ -79,17 +85,17 @@ def select(
 @app.command()
 def report(dataset: Dataset) -> None:
     """Write report/index.html again: one page that works offline."""
-    from curation.inspect import settings
     from curation.report import write_report
+    from curation.stored import settings
 
     settings(dataset.rstrip("/"))
-    out.print(write_report(dataset.rstrip("/")), soft_wrap=True)
+    out.print(escape(write_report(dataset.rstrip("/"))), soft_wrap=True)
 
 
 @app.command()
 def status(dataset: Dataset) -> None:
     """The funnel, what reading cost, and the failures."""
-    from curation.inspect import status
+    from curation.status import status
 
     status(dataset.rstrip("/"), out)
 
@@ -97,7 +103,7 @@ def status(dataset: Dataset) -> None:
 @app.command()
 def explain(dataset: Dataset, clip: Clip) -> None:
     """One clip's score card: every score, unit, threshold, margin, and what measured it."""
-    from curation.inspect import explain
+    from curation.explain import explain
 
     explain(dataset.rstrip("/"), clip, out)
 
@@ -110,10 +116,10 @@ def render_pose(
     fps: Annotated[float, typer.Option(help="Frames a second.", min=1, max=120)] = 25.0,
 ) -> None:
     """The DWPose control video of a clip: skeleton, hands and face points on black."""
-    from curation.inspect import render_pose
+    from curation.pose_video import render_pose
 
     count = render_pose(dataset.rstrip("/"), clip, video, fps)
-    out.print(f"{video}: {count} frames")
+    out.print(escape(f"{video}: {count} frames"), soft_wrap=True)
 
 
 @app.command()
@@ -134,10 +140,10 @@ def reported_errors() -> Iterator[None]:
     try:
         yield
     except UsageError as e:
-        console.print(f"[bold red]Error:[/] {e}", markup=True, soft_wrap=True)
+        console.print(f"[bold red]Error:[/] {escape(str(e))}", soft_wrap=True)
         sys.exit(2)
     except RunError as e:
-        console.print(f"[bold red]Error:[/] {e}", markup=True, soft_wrap=True)
+        console.print(f"[bold red]Error:[/] {escape(str(e))}", soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         console.print("Stopped. What was finished is kept; run the same command again to go on.")

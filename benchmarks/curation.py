@@ -27,13 +27,14 @@ from benchmarks.peer_filters import PeerFaces, PeerMotion, PeerText
 from curation import ingest, measure
 from curation.chain import Chain, Job
 from curation.config import RunError
-from curation.inspect import status
 from curation.policy import Policy, Rule
 from curation.recipe import Recipe
 from curation.run import write_settings
+from curation.score_rows import ScoreRows
 from curation.select import select
 from curation.sources import Item
 from curation.stage import Resources, run_tasks, start_ray, worker_count
+from curation.status import status
 from dataset.media import Counters, probe
 from dataset.records import Clip, MediaFacts, make_clip_id
 
@@ -119,7 +120,7 @@ class Nothing:
 
 def overhead(arguments: argparse.Namespace) -> None:
     """What Ray adds to a task, and so to a clip."""
-    start_ray(None)
+    start_ray()
     list(run_tasks(Nothing, range(8), Resources()))
     began = time.perf_counter()
     done = sum(1 for _ in run_tasks(Nothing, range(arguments.tasks), Resources()))
@@ -171,7 +172,7 @@ def scale(arguments: argparse.Namespace) -> None:
     for name in ("stage", "seconds", "clips/s", "driver's peak memory, GB"):
         grid.add_column(name, justify="left" if name == "stage" else "right")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as dataset:
-        start_ray(None)
+        start_ray()
         write_settings(dataset, recipe, policy)
         for name, work in stages(dataset, recipe, policy, count):
             began = time.perf_counter()
@@ -185,7 +186,7 @@ def scale(arguments: argparse.Namespace) -> None:
 
 def stages(dataset: str, recipe: Recipe, policy: Policy, count: int) -> Iterator[tuple[str, partial]]:
     workers = worker_count(Resources())
-    rows = measure.Rows(recipe, policy)
+    rows = ScoreRows(recipe, policy)
 
     def run(make: partial, plan: partial) -> None:
         done = sum(result["done"] for result in run_tasks(make, plan(), Resources()))

@@ -55,6 +55,9 @@ class Child:
                     raise message
                 limit = later
                 yield message
+        except GeneratorExit:
+            self.stop()  # the rest of its answer would be taken for the next request's
+            raise
         except (EOFError, ConnectionError) as e:
             raise ChildDied(self._obituary()) from e
 

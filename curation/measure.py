@@ -20,16 +20,14 @@ from curation.layout import (
     read,
     rows_of,
     save,
-    struct_of,
     table,
 )
 from curation.policy import Policy
-from curation.recipe import Recipe, digests
+from curation.recipe import Recipe
+from curation.score_rows import ScoreRows
 from curation.sources import FetchError
 from dataset.records import Clip, Failure
-from dataset.tables import Table, in_threads, part_name, short_hash
-from dataset.tracks import Tracks
-from filters.base import Filter
+from dataset.tables import Table, in_threads, part_name
 
 Item = TypeVar("Item")
 CLIPS_PER_PART = 128
@@ -45,81 +43,10 @@ class Part:
     homes: list[str]  # parts of `clips/` that hold them
 
 
-# ---------------------------------------------------------------- rows
-
-
-def score_schema(chain: list[Filter]) -> pa.Schema:
-    """One struct column per filter; a filter that did not run is null."""
-    fixed = [
-        ("clip_id", pa.string()),
-        ("stopped", pa.string()),
-        ("chain", pa.string()),
-        ("policy", pa.string()),
-        ("versions", pa.map_(pa.string(), pa.string())),
-        ("ms", pa.map_(pa.string(), pa.float64())),
-        ("frames", pa.int64()),
-        ("decoded", pa.int64()),
-        ("opens", pa.int64()),
-    ]
-    return pa.schema(fixed + [(f.name(), struct_of(f.Scores)) for f in chain])
-
-
-class Rows:
-    """Jobs <-> rows of `scores/`, for one chain of filters."""
-
-    def __init__(self, recipe: Recipe, policy: Policy):
-        self.chain = chain = recipe.build()
-        self.policy = policy
-        self.cascade = recipe.cascade
-        self.digests = digests(chain)
-        self.signature = short_hash(repr((self.digests, self.cascade)))
-        self.schema = score_schema(chain)
-
-    def row(self, job: Job) -> dict[str, Any]:
-        return {
-            "clip_id": job.clip.clip_id,
-            "stopped": job.stopped,
-            "chain": self.signature,
-            "policy": self.policy.digest,
-            "versions": [(name, self.digests[name]) for name in job.measured],
-            "ms": list(job.ms.items()),
-            "frames": job.frames,
-            "decoded": job.decoded,
-            "opens": job.opens,
-            **{name: m.model_dump() for name, m in job.measured.items()},
-        }
-
-    def job(self, clip: Clip, row: dict[str, Any] | None, tracks: dict[str, Any] | None) -> Job:
-        """A job with the measurements that are still valid: same digest of version, parameters, weights, inputs."""
-        job = Job(clip)
-        if row:
-            versions, ms = dict(row["versions"]), dict(row["ms"])
-            for f in self.chain:
-                name = f.name()
-                if row.get(name) is not None and versions.get(name) == self.digests[name]:
-                    job.measured[name] = f.Scores.model_validate(row[name])
-                    job.ms[name] = ms.get(name, 0.0)
-            job.frames, job.decoded, job.opens = row["frames"], row["decoded"], row["opens"]
-        if tracks and job.measured:
-            job.tracks = Tracks.from_row(tracks)
-        return job
-
-    def complete(self, row: dict[str, Any]) -> bool:
-        """Whether nothing is left to measure of a clip under this chain and policy."""
-        versions = dict(row["versions"])
-        for f in self.chain:
-            name = f.name()
-            if row.get(name) is None or versions.get(name) != self.digests[name]:
-                return False
-            if self.cascade and self.policy.stops(name, f.Scores.model_validate(row[name])):
-                return True
-        return True
-
-
 # ---------------------------------------------------------------- the driver: what is left to do
 
 
-def plan(dataset: str, rows: Rows, workers: int) -> list[Part]:
+def plan(dataset: str, rows: ScoreRows, workers: int) -> list[Part]:
     """Parts to measure: new clips in new parts, and existing parts that hold stale or unfinished rows."""
     clips = table(dataset, CLIPS)
     done = set(table(dataset, SCORES).keys().to_pylist())
@@ -158,7 +85,7 @@ def chunks_of_source(items: Iterable[Item], source: Callable[[Item], str]) -> It
             yield chunk
 
 
-def stale_parts(dataset: str, rows: Rows) -> list[Part]:
+def stale_parts(dataset: str, rows: ScoreRows) -> list[Part]:
     scores = table(dataset, SCORES)
     complete = in_threads(lambda name: part_complete(scores, name, rows), scores.parts())
     stale = [name for name, whole in zip(scores.parts(), complete, strict=True) if not whole]
@@ -170,7 +97,7 @@ def stale_parts(dataset: str, rows: Rows) -> list[Part]:
     return found
 
 
-def part_complete(scores: Table, name: str, rows: Rows) -> bool:
+def part_complete(scores: Table, name: str, rows: ScoreRows) -> bool:
     made = scores.read_part(name, ["chain", "policy"])
     if made.num_columns and set(zip(*made.to_pydict().values(), strict=True)) == {(rows.signature, rows.policy.digest)}:
         return True
@@ -187,11 +114,11 @@ class MeasureWorker:
     dataset: str
     recipe: Recipe
     policy: Policy
-    rows: Rows = field(init=False)
+    rows: ScoreRows = field(init=False)
     child: Child = field(init=False)
 
     def __post_init__(self) -> None:
-        self.rows = Rows(self.recipe, self.policy)
+        self.rows = ScoreRows(self.recipe, self.policy)
         self.child = Child("curation.chain:handler", self.recipe, self.policy)
 
     def __call__(self, part: Part) -> dict[str, int]:
@@ -231,16 +158,17 @@ class MeasureWorker:
         try:
             for job in self.ask(unit):
                 done.append(job)
-            return done
         except (ChildDied, ChildHung, FetchError):
-            seen = {job.clip.clip_id for job in done}
-            return done + [self.measure_alone(job) for job in unit if job.clip.clip_id not in seen]
+            pass
+        seen = {job.clip.clip_id for job in done}
+        return done + [self.measure_alone(job) for job in unit if job.clip.clip_id not in seen]
 
     def measure_alone(self, job: Job) -> Job:
         """One clip by itself, twice at most: what fails is this clip and no other."""
         for _ in range(2):
             try:
-                return next(iter(self.ask([job])))
+                (done,) = self.ask([job])
+                return done
             except FetchError as e:
                 return failed(job, str(e), e.remedy, transient=True)
             except ChildHung:

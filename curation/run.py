@@ -7,19 +7,22 @@ from typing import Any
 
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from curation import ingest, measure, pack
 from curation.config import RunError
-from curation.inspect import NotADataset, status
-from curation.inspect import settings as stored_settings
 from curation.layout import FAILURES, save, table
 from curation.policy import Policy, load_policy
 from curation.recipe import Recipe, absolute, ensure_weights, load_recipe
 from curation.report import write_report
+from curation.score_rows import ScoreRows
 from curation.select import select
 from curation.sources import expand
 from curation.stage import Resources, run_tasks, start_ray, worker_count
+from curation.status import status
+from curation.stored import NotADataset
+from curation.stored import settings as stored_settings
 from dataset.tables import write_atomically
 
 
@@ -32,25 +35,17 @@ class Settings:
     recipe: Recipe
     policy: Policy
     address: str | None = None
+    dashboard: bool = False
     limit: int | None = None
     retry_failed: bool = False
 
 
-def settle(
-    sources: list[str],
-    dataset: str,
-    recipe: str,
-    policy: str,
-    *,
-    address: str = "",
-    limit: int | None = None,
-    retry_failed: bool = False,
-) -> Settings:
+def settle(sources: list[str], dataset: str, recipe: str, policy: str) -> Settings:
     """Settings from what the user typed; what was left out is taken from the dataset, if there is one already."""
     chosen = load_recipe(recipe) if recipe else stored_recipe(dataset) or load_recipe("embedded")
     if policy:
         chosen = chosen.model_copy(update={"policy": absolute(policy)})
-    return Settings(sources, dataset, chosen, load_policy(chosen.policy), address or None, limit, retry_failed)
+    return Settings(sources, dataset, chosen, load_policy(chosen.policy))
 
 
 def curate(settings: Settings, console: Console) -> None:
@@ -61,7 +56,7 @@ def curate(settings: Settings, console: Console) -> None:
     items = list(expand(settings.sources))[: settings.limit]
     ensure_weights(chain)
     write_settings(dataset, recipe, policy)
-    start_ray(settings.address)
+    start_ray(settings.address, dashboard=settings.dashboard)
     resources = Resources(recipe.cpus, recipe.gpus)
     workers = worker_count(resources)
     forget_failures(dataset, everything=settings.retry_failed)
@@ -73,7 +68,7 @@ def curate(settings: Settings, console: Console) -> None:
     if copies:
         console.print(f"  {copies} sources hold the same bytes as another one and are left out")
 
-    rows = measure.Rows(recipe, policy)
+    rows = ScoreRows(recipe, policy)
     parts = measure.plan(dataset, rows, workers)
     total = sum(len(p.clips) for p in parts)
     make = partial(measure.MeasureWorker, dataset, recipe, policy)
@@ -85,7 +80,7 @@ def curate(settings: Settings, console: Console) -> None:
     run_stage("Pack", "clips", partial(pack.PackWorker, dataset, recipe), plan.write, total, resources, console)
     pack.finish(dataset, plan.remove)
     status(dataset, console)
-    console.print(f"Report: {write_report(dataset)}", soft_wrap=True)
+    console.print(escape(f"Report: {write_report(dataset)}"), soft_wrap=True)
 
 
 def reselect(dataset: str, policy_name: str, console: Console) -> None:
@@ -97,11 +92,11 @@ def reselect(dataset: str, policy_name: str, console: Console) -> None:
     write_settings(dataset, recipe, policy)
     select(dataset, policy, [f.name() for f in chain])
     status(dataset, console)
-    parts = measure.plan(dataset, measure.Rows(recipe, policy), 1)
+    parts = measure.plan(dataset, ScoreRows(recipe, policy), 1)
     waiting = sum(len(p.clips) for p in parts)
     if waiting:
         console.print(f"{waiting:,} clips may need more measuring under this policy: run the same `s2v curate` again.")
-    console.print(f"Report: {write_report(dataset)}", soft_wrap=True)
+    console.print(escape(f"Report: {write_report(dataset)}"), soft_wrap=True)
 
 
 def stored_recipe(dataset: str) -> Recipe | None:
@@ -144,12 +139,15 @@ def run_stage(
     if not tasks:
         console.print(f"[bold]{title:8}[/] nothing to do")
         return
-    failed = 0
+    failed, filters = 0, 0
     with progress(console) as bar:
         line = bar.add_task(f"[bold]{title:8}[/]", total=total, unit=unit, failed="")
         for result in run_tasks(make, tasks, resources):
             failed += result["failed"]
+            filters += result.get("filters", 0)
             bar.update(line, advance=result["done"], failed=f"[yellow]{failed} failed[/]" if failed else "")
+    if filters:
+        console.print(f"         {filters:,} filter measurements, of {total:,} clips")
 
 
 def progress(console: Console) -> Progress:
@@ -175,6 +173,6 @@ def describe(settings: Settings, console: Console) -> None:
     console.print(f"Recipe [bold]{settings.recipe.name}[/]: {' > '.join(f.name() for f in chain)}")
     console.print(f"Policy [bold]{settings.policy.name}[/]: {len(settings.policy.rules)} rules")
     new = sum(len(group) for group in ingest.plan(settings.dataset, items, 1))
-    parts = measure.plan(settings.dataset, measure.Rows(settings.recipe, settings.policy), 1)
+    parts = measure.plan(settings.dataset, ScoreRows(settings.recipe, settings.policy), 1)
     console.print(f"{len(items):,} sources, {new:,} of them not ingested yet")
     console.print(f"{sum(len(p.clips) for p in parts):,} known clips to measure, or to measure further")

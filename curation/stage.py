@@ -1,6 +1,7 @@
 """How every stage runs: a list of tasks, Ray Data over a pool of actors, one small result a task."""
 
 import errno
+import importlib.util
 import logging
 import os
 import pickle
@@ -15,7 +16,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-from curation.config import RunError
+from curation.config import RunError, UsageError
 
 GO_ON = "What was finished is kept; run the same command again to go on."
 Worker = Callable[[Any], dict[str, int]]  # one task -> what it did
@@ -29,8 +30,10 @@ class Resources:
     gpus: float = 0.0
 
 
-def start_ray(address: str | None) -> None:
+def start_ray(address: str | None = None, *, dashboard: bool = False) -> None:
     """Join a cluster, or start a quiet one on this machine. Does nothing when Ray already runs in this process."""
+    if dashboard and importlib.util.find_spec("aiohttp_cors") is None:
+        raise UsageError("Ray's dashboard is not installed: pip install 'ray[default]'")
     if ray.is_initialized():
         return
     address = address or os.environ.get("RAY_ADDRESS")
@@ -42,7 +45,7 @@ def start_ray(address: str | None) -> None:
         if address:
             ray.init(address, **common)
         else:
-            ray.init(include_dashboard=False, object_store_memory=256 << 20, **common)
+            ray.init(include_dashboard=dashboard, object_store_memory=256 << 20, **common)
     except Exception as e:  # Ray raises many kinds, all of which mean that there is no cluster
         raise RunError(f"Can't start or join Ray{f' at {address}' if address else ''}: {e}") from e
     context = DataContext.get_current()

@@ -45,6 +45,8 @@ class Trouble(Filter):
 
     def measure(self, clip: ClipView) -> Measurement:
         name = os.path.basename(clip.clip.source)
+        if name.startswith("later") and clip.clip.start == 0:
+            return self.Scores(fine=1.0)
         if "segfault" in name:
             ctypes.string_at(0)
         if "hang" in name:

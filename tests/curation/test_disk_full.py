@@ -24,7 +24,7 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_loses_nothing(small_disk: Path, tmp_path):
-    start_ray(None)
+    start_ray()
     shop = Workshop(tmp_path)
     write_good(shop)
     dataset = small_disk / "dataset"

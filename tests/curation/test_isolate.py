@@ -58,6 +58,11 @@ def test_a_hang_is_ended_at_the_limit(child):
     assert list(child.ask("fine", **LIMITS))[1] == "got fine"
 
 
+def test_an_answer_that_is_not_heard_out_does_not_spoil_the_next(child):
+    next(child.ask("a", **LIMITS))
+    assert list(child.ask("b", **LIMITS))[1] == "got b"
+
+
 def test_errors_travel_with_their_remedy(child):
     with pytest.raises(MediaError, match="broken") as caught:
         list(child.ask("refuse", **LIMITS))
