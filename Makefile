@@ -11,10 +11,10 @@ help:  ## what there is
 
 env: .venv/ready  ## the environment, in .venv (no torch: curation doesn't need it)
 
-.venv/ready: pyproject.toml
+.venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(BIN)/s2v doctor --fetch
 	touch $@
 
@@ -39,8 +39,9 @@ format: .venv/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/ready  ## benchmarks on generated clips; see docs/performance.md for the peer
-	$(BIN)/python -m benchmarks.curation
+bench: .venv/ready  ## what Ray adds, and 100,000 clips without video; docs/performance.md has the others
+	$(BIN)/python -m benchmarks.curation overhead
+	$(BIN)/python -m benchmarks.curation scale --clips 100000
 
 clean:
 	rm -rf .venv demo build *.egg-info

@@ -1,5 +1,6 @@
 """`s2v explain`: one clip's score card."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -32,7 +33,7 @@ def explain(dataset: str, name: str, console: Console) -> None:
         console.print(f"Not measured: {why}", markup=False)
         return
     chain = recipe.build()
-    console.print(score_card(chain, policy, row))
+    console.print(score_card(chain, policy, row, wide=console.width >= 130))
     for name in sorted({name for f in chain if row.get(f.name()) is not None for name in f.weights}):
         console.print(f"weights {name}  sha256 {weights.digest(name)[:16]}", soft_wrap=True)
     verdict = row_of(dataset, VERDICTS, clip)
@@ -43,36 +44,44 @@ def explain(dataset: str, name: str, console: Console) -> None:
         console.print(f"[bold red]dropped[/] {in_words(reason)}")
 
 
-def score_card(chain: list[Filter], policy: Policy, row: dict[str, Any]) -> Grid:
+def score_card(chain: list[Filter], policy: Policy, row: dict[str, Any], *, wide: bool) -> Grid:
+    """A section a filter. wide: with the source of every threshold."""
     versions, ms = dict(row["versions"]), dict(row["ms"])
-    rules = {rule.score: rule for rule in policy.rules}
     grid = Grid()
-    for name in ("score", "value", "unit", "threshold", "margin", "from", "measured by"):
-        grid.add_column(name, justify="right" if name in ("value", "threshold", "margin") else "left", overflow="fold")
+    for name in ("score", "value", "unit", "threshold", "margin", *(["threshold from"] if wide else [])):
+        right = name in ("value", "threshold", "margin")
+        grid.add_column(name, justify="right" if right else "left", no_wrap=right, overflow="fold")
     for f in chain:
-        measured = row.get(f.name())
-        by = f"{f.name()} v{f.version} {versions.get(f.name(), '')[:8]} {ms.get(f.name(), 0):.0f} ms"
-        if measured is None:
-            grid.add_row(f.name(), "-", "not measured: the chain stopped before", "", "", "", "")
-            continue
-        for i, (field, value) in enumerate(measured.items()):
-            grid.add_row(*card_line(f, field, value, rules.get(f"{f.name()}.{field}")), by if i == 0 else "")
+        name, measured = f.name(), row.get(f.name())
+        by = f"v{f.version} {versions.get(name, '')[:8]}, {ms.get(name, 0):.0f} ms"
+        grid.add_row(f"[bold]{name}[/]", "", by if measured is not None else "not measured: the chain ended before")
+        for field, value in (measured or {}).items():
+            rules = [rule for rule in policy.rules if rule.score == f"{name}.{field}"]
+            for cells in card_lines(f, field, value, rules):
+                grid.add_row(*cells[: len(grid.columns)])
         grid.add_section()
     return grid
 
 
-def card_line(f: Filter, field: str, value: float | None, rule: Rule | None) -> tuple[str, ...]:
+def card_lines(f: Filter, field: str, value: float | None, rules: list[Rule]) -> Iterator[tuple[str, ...]]:
+    """One line for a score, and one more for every further rule on it."""
     info = f.Scores.model_fields[field].json_schema_extra
     unit = str(info.get("unit", "")) if isinstance(info, dict) else ""
-    shown = "-" if value is None else f"{value:.4g}"
-    if rule is None:
-        return f"{f.name()}.{field}", shown, unit, "", "", ""
-    bound = f"{'>=' if rule.min is not None else '<='} {rule.threshold:g}"
+    score = f"  {field}", "-" if value is None else f"{value:.4g}", unit
+    if not rules:
+        yield *score, "", "", ""
+    for rule in rules:
+        yield *score, *bound(rule, value)
+        score = "", "", ""
+
+
+def bound(rule: Rule, value: float | None) -> tuple[str, str, str]:
+    """Threshold, margin (negative: broken) and source of a rule."""
+    threshold = f"{'>=' if rule.min is not None else '<='} {rule.threshold:g}"
     if value is None:
-        return rule.score, shown, unit, bound, "does not apply", rule.source
+        return threshold, "n/a", escape(rule.source)
     inside = value - rule.threshold if rule.min is not None else rule.threshold - value
-    colour = "green" if inside >= 0 else "red"
-    return rule.score, shown, unit, bound, f"[{colour}]{inside:+.4g}[/]", rule.source
+    return threshold, f"[{'green' if inside >= 0 else 'red'}]{inside:+.4g}[/]", escape(rule.source)
 
 
 def in_words(reason: dict[str, Any]) -> str:

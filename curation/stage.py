@@ -6,7 +6,6 @@ import logging
 import os
 import pickle
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -56,13 +55,12 @@ def start_ray(address: str | None = None, *, dashboard: bool = False) -> None:
 
 
 def divert_native_messages() -> None:
-    """Send what Ray's C++ core writes to file descriptor 2 to a file: it warns at every run, about nothing of ours.
+    """Keep what Ray's C++ core writes to file descriptor 2 off the terminal: it warns of Ray Data's actors every time.
 
-    Python's own stderr, and with it every message and traceback of ours, stays on the terminal.
+    Ray's own log files have it all the same. Python's stderr, and with it all that is ours, stays on the terminal.
     """
-    log = tempfile.NamedTemporaryFile(prefix="s2v-ray-", suffix=".log", delete=False)  # noqa: SIM115
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-    os.dup2(log.fileno(), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def worker_count(resources: Resources) -> int:
