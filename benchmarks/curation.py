@@ -35,8 +35,9 @@ from curation.select import select
 from curation.sources import Item
 from curation.stage import Resources, run_tasks, start_ray, worker_count
 from curation.status import status
-from dataset.media import Counters, probe
+from dataset.media import Counters
 from dataset.records import Clip, MediaFacts, make_clip_id
+from dataset.scan import probe
 
 console = Console(width=120)
 OPS = {"motion": "peer_motion", "ocr": "peer_text", "face": "peer_faces"}

@@ -13,8 +13,9 @@ from curation.layout import CLIPS, FAILURES, PICTURES, POSTERS, clips_of, read, 
 from curation.recipe import Recipe
 from curation.shots import Posters, ShotSplitter
 from curation.sources import FetchError, Item, local_copy
-from dataset.media import Counters, MediaError, probe, scan
+from dataset.media import Counters, MediaError
 from dataset.records import Clip, Failure, make_clip_id
+from dataset.scan import probe, scan
 from dataset.tables import part_name
 from filters.caption import mentions_person
 

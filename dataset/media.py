@@ -1,4 +1,4 @@
-"""Read video files with PyAV: header and shots in one pass, and the clips of a source in one forward pass.
+"""Read video files with PyAV: the clips of a source in one forward pass.
 
 Time zero of a source is the start of its video stream; audio is placed by its own timestamps on that clock, so
 late audio, offset streams and variable frame rates stay in sync.
@@ -6,7 +6,7 @@ late audio, offset streams and variable frame rates stay in sync.
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +15,10 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from dataset.records import MediaFacts
-
 AUDIO_RATE = 16_000  # Hz
 MAX_SHORT_SIDE = 2160  # "native" frames above this would not fit in memory for a whole clip
 JITTER = 0.004  # seconds by which a frame may come early and still open its slot
 SEEK_GAP = 2.0  # seconds between two spans above which seeking beats decoding through
-# Containers whose header states a duration; others estimate it, and an estimate can't prove truncation.
-EXACT_DURATION = ("mov", "matroska", "avi")
 
 
 class MediaError(Exception):
@@ -294,67 +290,3 @@ def paste(out: np.ndarray, samples: np.ndarray, at: int) -> int:
 def cut_audio(sound: np.ndarray, start: float, seconds: float) -> np.ndarray:
     first = round(start * AUDIO_RATE)
     return sound[first : first + round(seconds * AUDIO_RATE)]
-
-
-# ---------------------------------------------------------------- one look at a whole source
-
-
-def scan(path: str, counters: Counters, see: Callable[[float, np.ndarray], None], short_side: int = 90) -> MediaFacts:
-    """Decode a whole source once, hand small BGR pictures to `see(seconds, image)`, and return what it is.
-
-    Raises MediaError for sources that end before their header says so: half a clip must not pass for a whole one.
-    """
-    with open_source(path, counters) as source:
-        painter = Painter(source, short_side, "bgr24")
-        source.video.codec_context.options = {"skip_loop_filter": "all"}  # invisible at this size
-        count, last, rotated = 0, 0.0, False
-        for time, frame in source.frames():
-            if count == 0:
-                rotated = round(frame.rotation / 90) % 2 == 1
-            count, last = count + 1, max(last, time)
-            see(time, painter(frame))
-        if count < 2:
-            raise MediaError(f"only {count} frame could be decoded", "not a video, or damaged: download it again")
-        duration = last * count / (count - 1)
-        check_complete(source.container, source.video, duration)
-        return media_facts(source, count, duration, rotated, os.path.getsize(path))
-
-
-def probe(path: str, counters: Counters) -> MediaFacts:
-    """What the header says, without decoding: duration and frame count are its claims."""
-    with open_source(path, counters) as source:
-        video = source.video
-        ticks = video.duration * video.time_base if video.duration else (source.container.duration or 0) / av.time_base
-        duration = float(ticks)
-        if duration <= 0:
-            raise MediaError("the header states no duration", "remux the file, for example with `ffmpeg -c copy`")
-        frames = video.frames or round(duration * float(video.average_rate or 25))
-        return media_facts(source, frames, duration, False, os.path.getsize(path))
-
-
-def check_complete(container: Any, video: Any, duration: float) -> None:
-    promised = float(video.duration * video.time_base) if video.duration else 0.0
-    if not promised and any(name in container.format.name for name in EXACT_DURATION) and not container.streams.audio:
-        promised = (container.duration or 0) / av.time_base
-    if promised - duration > max(0.5, 0.1 * promised):
-        raise MediaError(
-            f"truncated: {duration:.1f} of {promised:.1f} s could be decoded", "download or copy the file again"
-        )
-
-
-def media_facts(source: Source, frames: int, duration: float, rotated: bool, size: int) -> MediaFacts:
-    video, audio = source.video, source.audio
-    width, height = square_pixels(video.width, video.height, float(video.sample_aspect_ratio or 1))
-    return MediaFacts(
-        width=height if rotated else width,
-        height=width if rotated else height,
-        fps=frames / duration,
-        duration=duration,
-        frames=frames,
-        video_codec=video.codec_context.name,
-        pix_fmt=video.pix_fmt or "unknown",
-        bit_rate=round(8 * size / duration),
-        audio_codec=audio.codec_context.name if audio else None,
-        audio_rate=audio.rate if audio else None,
-        audio_channels=audio.channels if audio else None,
-    )

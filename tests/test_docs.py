@@ -9,8 +9,9 @@ import yaml
 from curation.chain import Chain, Job
 from curation.policy import load_policy
 from curation.recipe import load_recipe
-from dataset.media import Counters, probe
+from dataset.media import Counters
 from dataset.records import Clip
+from dataset.scan import probe
 from tests.videos import moving_square, write_video
 
 GUIDE = Path(__file__).parents[1] / "docs" / "add-a-filter.md"

@@ -8,7 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from dataset.media import AUDIO_RATE, Counters, DecodedClip, Frames, MediaError, probe, read_clips, scan
+from dataset.media import AUDIO_RATE, Counters, DecodedClip, Frames, MediaError, read_clips
+from dataset.scan import probe, scan
 from tests.videos import clicks, grey_ramp, moving_square, write_video
 
 DENSE, SPARSE = Frames(25, 48), Frames(2)
