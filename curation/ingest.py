@@ -14,14 +14,13 @@ from curation.recipe import Recipe
 from curation.shots import Posters, ShotSplitter
 from curation.sources import FetchError, Item, local_copy
 from dataset.media import Counters, MediaError
-from dataset.records import Clip, Failure, make_clip_id
+from dataset.records import Clip, Failure, MediaFacts, make_clip_id
 from dataset.scan import probe, scan
 from dataset.tables import part_name
-from filters.caption import mentions_person
+from filters.caption import Caption, mentions_person
 
 SOURCE_LIMIT = 3600.0  # seconds to look through one source; a film takes minutes
 SOURCES_PER_PART = 128
-See = Callable[[float, np.ndarray], None]
 
 
 # ---------------------------------------------------------------- the child: one source
@@ -31,28 +30,42 @@ Found = tuple[list[Clip], list[bytes]]  # the clips of a source in order, and a 
 
 
 def look(recipe: Recipe) -> Callable[[Item], Iterator[Found | str]]:
+    screens = any(isinstance(f, Caption) for f in recipe.build())
+
     def handle(item: Item) -> Iterator[Found | str]:
         with local_copy(item.uri) as path:
             yield "fetched"
-            yield cut(item, path, recipe)
+            if screens and item.caption and not mentions_person(item.caption):
+                yield uncut(item, path)
+            else:
+                yield cut(item, path, recipe)
 
     return handle
 
 
+def uncut(item: Item, path: str) -> Found:
+    """The whole source as one clip: the chain drops it for its caption, so the decode is spared."""
+    media = probe(path, Counters())
+    return clips_of_source(item, path, media, [(0.0, round(media.duration, 3))]), []
+
+
 def cut(item: Item, path: str, recipe: Recipe) -> Found:
-    """Raises MediaError when the source can't be used."""
-    if item.caption and not mentions_person(item.caption):
-        # The chain will drop it for its caption: spare the decode.
-        media = probe(path, Counters())
-        spans, jpegs = [(0.0, round(media.duration, 3))], []
-    else:
-        splitter, posters = ShotSplitter(recipe.shots), Posters()
-        media = scan(path, Counters(), both(splitter.see, posters.see))
-        spans = splitter.spans(media.duration)
-        jpegs = [posters.of(*span) for span in spans]
+    """The shots of a source. Raises MediaError when it can't be used."""
+    splitter, posters = ShotSplitter(recipe.shots), Posters()
+
+    def see(time: float, image: np.ndarray) -> None:
+        splitter.see(time, image)
+        posters.see(time, image)
+
+    media = scan(path, Counters(), see)
+    spans = splitter.spans(media.duration)
+    return clips_of_source(item, path, media, spans), [posters.of(*span) for span in spans]
+
+
+def clips_of_source(item: Item, path: str, media: MediaFacts, spans: list[tuple[float, float]]) -> list[Clip]:
     with open(path, "rb") as f:
         source_id = hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    clips = [
+    return [
         Clip(
             clip_id=make_clip_id(source_id, start, end),
             source=item.uri,
@@ -64,15 +77,6 @@ def cut(item: Item, path: str, recipe: Recipe) -> Found:
         )
         for start, end in spans
     ]
-    return clips, jpegs
-
-
-def both(first: See, second: See) -> See:
-    def see(time: float, image: np.ndarray) -> None:
-        first(time, image)
-        second(time, image)
-
-    return see
 
 
 # ---------------------------------------------------------------- the worker: one part

@@ -1,5 +1,6 @@
 """`s2v curate`: the stages one after the other, each doing only what is not done yet."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -45,7 +46,8 @@ def settle(sources: list[str], dataset: str, recipe: str, policy: str) -> Settin
     chosen = load_recipe(recipe) if recipe else stored_recipe(dataset) or load_recipe("embedded")
     if policy:
         chosen = chosen.model_copy(update={"policy": absolute(policy)})
-    return Settings(sources, dataset, chosen, load_policy(chosen.policy))
+    place = dataset if "://" in dataset else os.path.abspath(dataset)  # workers may stand in another directory
+    return Settings(sources, place, chosen, load_policy(chosen.policy))
 
 
 def curate(settings: Settings, console: Console) -> None:
