@@ -64,7 +64,7 @@ class Table:
     def __init__(self, dataset: str, name: str, key: str = "clip_id", *, heavy: bool = False):
         self.root = f"{dataset.rstrip('/')}/{name}"
         self.key = key
-        self.row_group = 1 if heavy else None
+        self.row_group = 16 if heavy else None  # rows that are read together; one by one, finding them takes longer
         self.fs, self.path = fsspec.core.url_to_fs(self.root)
 
     def parts(self) -> list[str]:
