@@ -13,7 +13,7 @@ from curation.isolate import Child, ChildDied, ChildHung
 from curation.layout import CLIPS, FAILURES, SCORES, TRACKS, VERDICTS, homes, read, rows_of, save, table
 from curation.recipe import Recipe
 from curation.sources import FetchError, local_copy
-from dataset.cut import cut_clip
+from dataset.cut import Cut, cut_clip
 from dataset.media import MediaError
 from dataset.records import Clip, Failure
 from dataset.shards import Sample, make_shard
@@ -36,20 +36,20 @@ INDEX = pa.schema(
 MODEL_FPS, LATENT_STRIDE, PATCH = 16, 4, 16  # frames a second, frames and pixels per token of the model
 
 
-def tokens(clip: Clip) -> int:
-    """Video tokens of the whole clip after VAE and patchify: the measure of the trainer's budget (paper section 4)."""
-    frames = int(clip.seconds * MODEL_FPS)
-    return max(1, frames // LATENT_STRIDE) * (clip.media.height // PATCH) * (clip.media.width // PATCH)
+def tokens(seconds: float, width: int, height: int) -> int:
+    """Video tokens of a whole clip after VAE and patchify: the measure of the trainer's budget (paper section 4)."""
+    frames = int(seconds * MODEL_FPS)
+    return max(1, frames // LATENT_STRIDE) * (height // PATCH) * (width // PATCH)
 
 
 # ---------------------------------------------------------------- the child: one clip
 
 
-def cutter() -> Callable[[Clip], Iterator[bytes | str]]:
-    def handle(clip: Clip) -> Iterator[bytes | str]:
+def cutter() -> Callable[[Clip], Iterator[Cut | str]]:
+    def handle(clip: Clip) -> Iterator[Cut | str]:
         with local_copy(clip.source) as path:
             yield "fetched"
-            yield cut_clip(path, clip.start, clip.end)[0]
+            yield cut_clip(path, clip.start, clip.end)
 
     return handle
 
@@ -87,19 +87,20 @@ class PackWorker:
         scores, tracks = (self.rows(name, shard.parts, shard) for name in (SCORES, TRACKS))
         samples, packed, failures = [], [], []
         for clip in (Clip.model_validate(clips[i]) for i in shard.clips):
-            video = self.cut(clip)
-            if isinstance(video, Failure):
-                failures.append(video)
+            cut = self.cut(clip)
+            if isinstance(cut, Failure):
+                failures.append(cut)
                 continue
-            packed.append(clip)
-            samples.append(sample_of(clip, video, scores[clip.clip_id], tracks.get(clip.clip_id)))
+            packed.append((clip, cut))
+            samples.append(sample_of(clip, cut.video, scores[clip.clip_id], tracks.get(clip.clip_id)))
         name = part_name(["pack", *shard.clips])
         save(table(self.dataset, FAILURES), rows_of(FAILURES, failures), name)
         if samples:
             data, offsets = make_shard(samples)
             folder = f"{self.dataset}/{SHARDS}"
             write_atomically(folder, shard.name, data)
-            index = pa.Table.from_pylist([index_row(c, shard.name, offsets[c.clip_id]) for c in packed], schema=INDEX)
+            rows = [index_row(clip, cut, shard.name, offsets[clip.clip_id]) for clip, cut in packed]
+            index = pa.Table.from_pylist(rows, schema=INDEX)
             write_atomically(folder, index_name(shard.name), to_parquet(index))
         return {"done": len(shard.clips), "failed": len(failures)}
 
@@ -107,14 +108,14 @@ class PackWorker:
         stored, wanted = table(self.dataset, name), set(shard.clips)
         return {row["clip_id"]: row for part in parts for row in stored.read_rows(part, wanted)}
 
-    def cut(self, clip: Clip) -> bytes | Failure:
+    def cut(self, clip: Clip) -> Cut | Failure:
         limits = {"first": self.recipe.fetch_limit, "later": self.recipe.time_limit}
         try:
             try:
-                *_, video = self.child.ask(clip, **limits)
+                *_, cut = self.child.ask(clip, **limits)
             except ChildDied:
-                *_, video = self.child.ask(clip, **limits)
-            return video
+                *_, cut = self.child.ask(clip, **limits)
+            return cut
         except MediaError as e:
             return failure(clip, str(e), e.remedy, transient=isinstance(e, FetchError))
         except (ChildDied, ChildHung) as e:
@@ -142,17 +143,16 @@ def sample_of(clip: Clip, video: bytes, row: dict[str, Any], tracks: dict[str, A
     return Sample(clip.clip_id, files)
 
 
-def index_row(clip: Clip, shard: str, offset: int) -> dict[str, Any]:
-    media = clip.media
+def index_row(clip: Clip, cut: Cut, shard: str, offset: int) -> dict[str, Any]:
     return {
         "clip_id": clip.clip_id,
         "shard": shard,
         "offset": offset,
         "seconds": clip.seconds,
-        "width": media.width // 2 * 2,
-        "height": media.height // 2 * 2,
-        "fps": media.fps,
-        "tokens": tokens(clip),
+        "width": cut.width,
+        "height": cut.height,
+        "fps": clip.media.fps,
+        "tokens": tokens(clip.seconds, cut.width, cut.height),
     }
 
 

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -15,8 +16,18 @@ SOUND_RATE = 48_000  # Hz, stereo
 SOUND_FRAME = 1024  # samples that the AAC encoder takes at a time
 
 
-def cut_clip(path: str, start: float, end: float) -> tuple[bytes, int]:
-    """The span [start, end) in seconds as an mp4, and its number of frames.
+@dataclass(frozen=True)
+class Cut:
+    """A clip by itself: an mp4, and the size of its pictures in pixels."""
+
+    video: bytes
+    frames: int
+    width: int
+    height: int
+
+
+def cut_clip(path: str, start: float, end: float) -> Cut:
+    """The span [start, end) in seconds as an mp4.
 
     Pictures are upright, have square pixels and even sides, and keep their timestamps. The sound is the span's own,
     with silence where the source has none. The same input gives the same bytes on every machine.
@@ -28,9 +39,10 @@ def cut_clip(path: str, start: float, end: float) -> tuple[bytes, int]:
             source.seek(start, source.video)
         with av.open(out, "w", format="mp4", options={"fflags": "+bitexact"}) as target:
             count = write_clip(target, source, span_frames(source, start, end), sound)
+            size = (target.streams.video[0].width, target.streams.video[0].height) if count else (0, 0)
     if not count:
         raise MediaError(f"no frame between {start:.2f} and {end:.2f} s", "the source has changed; curate it again")
-    return out.getvalue(), count
+    return Cut(out.getvalue(), count, *size)
 
 
 def span_frames(source: Source, start: float, end: float) -> Iterator[tuple[float, Any]]:

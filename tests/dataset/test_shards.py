@@ -26,9 +26,10 @@ def play(data: bytes) -> tuple[list[float], list[float], np.ndarray]:
 
 def test_a_cut_clip_keeps_pictures_and_sound_in_step(tmp_path):
     source = write_video(tmp_path / "a.mp4", 6, sound=clicks(6), gop=100)
-    data, count = cut_clip(str(source), 2.0, 5.0)
-    times, brightness, sound = play(data)
-    assert count == len(times) == 75
+    cut = cut_clip(str(source), 2.0, 5.0)
+    times, brightness, sound = play(cut.video)
+    assert cut.frames == len(times) == 75
+    assert (cut.width, cut.height) == (128, 96)
     assert times == pytest.approx([i / 25 for i in range(75)], abs=0.002)
     assert brightness[0] == pytest.approx(40, abs=2.5)
     assert brightness[-1] == pytest.approx(69.6, abs=2.5)
@@ -39,22 +40,21 @@ def test_a_cut_clip_keeps_pictures_and_sound_in_step(tmp_path):
 
 def test_variable_rate_and_silence_survive_the_cut(tmp_path):
     times = [0, 0.04, 0.08, 0.5, 1.0, 1.04, 1.9]
-    data, _ = cut_clip(str(write_video(tmp_path / "a.mkv", times=times)), 0, 2)
-    shown, _, sound = play(data)
+    shown, _, sound = play(cut_clip(str(write_video(tmp_path / "a.mkv", times=times)), 0, 2).video)
     assert shown == pytest.approx(times, abs=0.002)
     assert not len(sound)
 
 
 def test_odd_sizes_become_even(tmp_path):
     source = write_video(tmp_path / "a.mp4", 1, picture=lambda t: grey_ramp(t, 97, 131), pix_fmt="yuv444p")
-    with av.open(io.BytesIO(cut_clip(str(source), 0, 1)[0])) as container:
+    with av.open(io.BytesIO(cut_clip(str(source), 0, 1).video)) as container:
         video = container.streams.video[0]
         assert (video.width, video.height, video.pix_fmt) == (130, 96, "yuv420p")
 
 
 def test_full_range_pictures_keep_their_brightness(tmp_path):
     source = write_video(tmp_path / "a.mp4", 2, picture=lambda t: grey_ramp(t + 15), pix_fmt="yuvj420p")
-    _, brightness, _ = play(cut_clip(str(source), 0, 2)[0])
+    _, brightness, _ = play(cut_clip(str(source), 0, 2).video)
     assert brightness[0] == pytest.approx(170, abs=3)
 
 
