@@ -112,26 +112,17 @@ class IngestWorker:
 
     def ingest(self, item: Item) -> Found | Failure:
         try:
-            return self.attempt(item)
+            return self.child.answer(item, first=self.recipe.fetch_limit, later=SOURCE_LIMIT)
         except MediaError as e:
             return failure(item, str(e), e.remedy, transient=isinstance(e, FetchError))
         except ChildHung:
             return failure(item, "reading it did not end in time", "re-encode the file, or raise the recipe's limits")
         except ChildDied as e:
-            # SIGKILL comes from outside (an operator, memory running out), so it may go better next time.
             error = f"reading it ended the reader twice ({e})"
             remedy = "re-encode the file; when memory ran out, use fewer workers"
-            return failure(item, error, remedy, transient="SIGKILL" in str(e))
+            return failure(item, error, remedy, transient=e.from_outside)
         except Exception as e:
             return failure(item, f"{type(e).__name__}: {e}", "report this: ingest should have named the cause")
-
-    def attempt(self, item: Item) -> Found:
-        limits = {"first": self.recipe.fetch_limit, "later": SOURCE_LIMIT}
-        try:
-            *_, found = self.child.ask(item, **limits)
-        except ChildDied:
-            *_, found = self.child.ask(item, **limits)
-        return found
 
 
 def failure(item: Item, error: str, remedy: str, *, transient: bool = False) -> Failure:

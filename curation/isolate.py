@@ -21,6 +21,11 @@ DONE = "done"  # last message of a request
 class ChildDied(Exception):
     """The child process ended in the middle of a request."""
 
+    @property
+    def from_outside(self) -> bool:
+        """SIGKILL comes from an operator, or from memory running out, so it may go better next time."""
+        return "SIGKILL" in str(self)
+
 
 class ChildHung(Exception):
     """No message arrived within the limit; the child was killed."""
@@ -60,6 +65,14 @@ class Child:
             raise
         except (EOFError, ConnectionError) as e:
             raise ChildDied(self._obituary()) from e
+
+    def answer(self, request: Any, *, first: float, later: float) -> Any:
+        """The last message. A request that ends its child is tried once more."""
+        try:
+            *_, last = self.ask(request, first=first, later=later)
+        except ChildDied:
+            *_, last = self.ask(request, first=first, later=later)
+        return last
 
     def _start(self) -> None:
         if self.process and self.process.poll() is None:

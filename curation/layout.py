@@ -1,6 +1,7 @@
 """Names and columns of a dataset's tables, and rows <-> records."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pyarrow as pa
 from pydantic import BaseModel
@@ -64,6 +65,12 @@ def homes(dataset: str, name: str) -> dict[str, str]:
     parts = rows.parts()
     keys = in_threads(lambda part: rows.read_part(part, [rows.key])[rows.key].to_pylist(), parts)
     return {key: part for part, held in zip(parts, keys, strict=True) for key in held}
+
+
+def stored_rows(dataset: str, name: str, parts: Iterable[str], ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The rows of some clips, by clip id, out of the parts that may hold them."""
+    rows, wanted = table(dataset, name), set(ids)
+    return {row["clip_id"]: row for part in parts for row in rows.read_rows(part, wanted)}
 
 
 def save(target: Table, rows: pa.Table, name: str) -> None:

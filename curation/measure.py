@@ -20,6 +20,7 @@ from curation.layout import (
     read,
     rows_of,
     save,
+    stored_rows,
     table,
 )
 from curation.policy import Policy
@@ -51,8 +52,9 @@ def plan(dataset: str, rows: ScoreRows, workers: int) -> list[Part]:
     clips = table(dataset, CLIPS)
     done = set(table(dataset, SCORES).keys().to_pylist())
     done |= set(read(dataset, FAILURES, ["key"])["key"].to_pylist())
-    found = in_threads(lambda home: passes(clips.read_part(home, ["clip_id", "source", "start"]), done), clips.parts())
-    new = {home: runs for home, runs in zip(clips.parts(), found, strict=True) if runs}
+    places = clips.parts()
+    found = in_threads(lambda home: passes(clips.read_part(home, ["clip_id", "source", "start"]), done), places)
+    new = {home: runs for home, runs in zip(places, found, strict=True) if runs}
     total = sum(len(run) for runs in new.values() for run in runs)
     size = min(CLIPS_PER_PART, max(1, total // (32 * workers)))
     parts = [Part(part_name(ids), ids, [home]) for home, runs in new.items() for ids in merged(runs, size)]
@@ -87,8 +89,9 @@ def chunks_of_source(items: Iterable[Item], source: Callable[[Item], str]) -> It
 
 def stale_parts(dataset: str, rows: ScoreRows) -> list[Part]:
     scores = table(dataset, SCORES)
-    complete = in_threads(lambda name: part_complete(scores, name, rows), scores.parts())
-    stale = [name for name, whole in zip(scores.parts(), complete, strict=True) if not whole]
+    names = scores.parts()
+    complete = in_threads(lambda name: part_complete(scores, name, rows), names)
+    stale = [name for name, whole in zip(names, complete, strict=True) if not whole]
     where = homes(dataset, CLIPS) if stale else {}
     found = []
     for name in stale:
@@ -122,8 +125,10 @@ class MeasureWorker:
         self.child = Child("curation.chain:handler", self.recipe, self.policy)
 
     def __call__(self, part: Part) -> dict[str, int]:
-        clips = self.rows_of(CLIPS, part.homes, part)
-        old, tracks, thumbs = (self.rows_of(name, [part.name], part) for name in (SCORES, TRACKS, THUMBS))
+        clips = stored_rows(self.dataset, CLIPS, part.homes, part.clips)
+        # Scores may be there from an earlier recipe, or from a try that was killed.
+        stored = (stored_rows(self.dataset, name, [part.name], part.clips) for name in (SCORES, TRACKS, THUMBS))
+        old, tracks, thumbs = stored
         ordered = sorted(
             (Clip.model_validate(clips[i]) for i in part.clips), key=lambda clip: (clip.source, clip.start)
         )
@@ -134,11 +139,6 @@ class MeasureWorker:
         self.write(part.name, good, [job for job in done if job.error is not None], thumbs)
         filters = sum(len(set(job.measured) - known[job.clip.clip_id]) for job in good)
         return {"done": len(done), "failed": len(done) - len(good), "filters": filters}
-
-    def rows_of(self, name: str, stored: list[str], part: Part) -> dict[str, dict[str, Any]]:
-        """What stored parts hold of a task's clips; scores may be there from an earlier recipe or a killed try."""
-        rows, wanted = table(self.dataset, name), set(part.clips)
-        return {row["clip_id"]: row for place in stored for row in rows.read_rows(place, wanted)}
 
     def write(self, name: str, good: list[Job], bad: list[Job], old_thumbs: dict[str, dict[str, Any]]) -> None:
         thumbs = [
@@ -155,8 +155,9 @@ class MeasureWorker:
     def measure(self, unit: list[Job]) -> list[Job]:
         """All clips of a unit, done. A unit that kills its child is gone through clip by clip."""
         done: list[Job] = []
+        source = unit[0].clip.source
         try:
-            for job in self.ask(unit):
+            for job in self.child.ask((source, unit), **self.limits(source)):
                 done.append(job)
         except (ChildDied, ChildHung, FetchError):
             pass
@@ -165,24 +166,22 @@ class MeasureWorker:
 
     def measure_alone(self, job: Job) -> Job:
         """One clip by itself, twice at most: what fails is this clip and no other."""
-        for _ in range(2):
-            try:
-                (done,) = self.ask([job])
-                return done
-            except FetchError as e:
-                return failed(job, str(e), e.remedy, transient=True)
-            except ChildHung:
-                error = f"took longer than {self.recipe.time_limit:.0f} s"
-                return failed(job, error, "raise `time_limit` in the recipe, or re-encode the source")
-            except ChildDied as e:
-                death = str(e)
-        remedy = "re-encode the source; when memory ran out, use fewer workers"
-        return failed(job, f"killed its worker twice ({death})", remedy, transient="SIGKILL" in death)
+        source = job.clip.source
+        try:
+            return self.child.answer((source, [job]), **self.limits(source))
+        except FetchError as e:
+            return failed(job, str(e), e.remedy, transient=True)
+        except ChildHung:
+            error = f"took longer than {self.recipe.time_limit:.0f} s"
+            return failed(job, error, "raise `time_limit` in the recipe, or re-encode the source")
+        except ChildDied as e:
+            remedy = "re-encode the source; when memory ran out, use fewer workers"
+            return failed(job, f"killed its worker twice ({e})", remedy, transient=e.from_outside)
 
-    def ask(self, unit: list[Job]) -> Iterator[Job]:
-        first = self.recipe.fetch_limit if "://" in unit[0].clip.source else 0.0
-        request = unit[0].clip.source, unit
-        return self.child.ask(request, first=first + self.recipe.time_limit, later=self.recipe.time_limit)
+    def limits(self, source: str) -> dict[str, float]:
+        """Seconds for the child's first and later answers: the first waits for the download, if there is one."""
+        fetch = self.recipe.fetch_limit if "://" in source else 0.0
+        return {"first": fetch + self.recipe.time_limit, "later": self.recipe.time_limit}
 
 
 def failed(job: Job, error: str, remedy: str, *, transient: bool = False) -> Job:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation.isolate import Child, ChildDied, ChildHung
-from curation.layout import CLIPS, FAILURES, SCORES, TRACKS, VERDICTS, homes, read, rows_of, save, table
+from curation.layout import CLIPS, FAILURES, SCORES, TRACKS, VERDICTS, homes, read, rows_of, save, stored_rows, table
 from curation.recipe import Recipe
 from curation.sources import FetchError, local_copy
 from dataset.cut import Cut, cut_clip
@@ -83,8 +83,8 @@ class PackWorker:
         self.child = Child("curation.pack:cutter")
 
     def __call__(self, shard: Shard) -> dict[str, int]:
-        clips = self.rows(CLIPS, shard.homes, shard)
-        scores, tracks = (self.rows(name, shard.parts, shard) for name in (SCORES, TRACKS))
+        clips = stored_rows(self.dataset, CLIPS, shard.homes, shard.clips)
+        scores, tracks = (stored_rows(self.dataset, name, shard.parts, shard.clips) for name in (SCORES, TRACKS))
         samples, packed, failures = [], [], []
         for clip in (Clip.model_validate(clips[i]) for i in shard.clips):
             cut = self.cut(clip)
@@ -104,23 +104,16 @@ class PackWorker:
             write_atomically(folder, index_name(shard.name), to_parquet(index))
         return {"done": len(shard.clips), "failed": len(failures)}
 
-    def rows(self, name: str, parts: list[str], shard: Shard) -> dict[str, dict[str, Any]]:
-        stored, wanted = table(self.dataset, name), set(shard.clips)
-        return {row["clip_id"]: row for part in parts for row in stored.read_rows(part, wanted)}
-
     def cut(self, clip: Clip) -> Cut | Failure:
-        limits = {"first": self.recipe.fetch_limit, "later": self.recipe.time_limit}
         try:
-            try:
-                *_, cut = self.child.ask(clip, **limits)
-            except ChildDied:
-                *_, cut = self.child.ask(clip, **limits)
-            return cut
+            return self.child.answer(clip, first=self.recipe.fetch_limit, later=self.recipe.time_limit)
         except MediaError as e:
             return failure(clip, str(e), e.remedy, transient=isinstance(e, FetchError))
-        except (ChildDied, ChildHung) as e:
-            error = f"cutting it ended its worker ({e})" if str(e) else "cutting it did not end in time"
-            return failure(clip, error, "re-encode the source", transient="SIGKILL" in error)
+        except ChildHung:
+            return failure(clip, "cutting it did not end in time", "re-encode the source")
+        except ChildDied as e:
+            error = f"cutting it ended its worker ({e})"
+            return failure(clip, error, "re-encode the source", transient=e.from_outside)
 
 
 def sample_of(clip: Clip, video: bytes, row: dict[str, Any], tracks: dict[str, Any] | None) -> Sample:
@@ -195,7 +188,7 @@ def plan(dataset: str, recipe: Recipe) -> Plan:
     packed = read_shards(dataset)
     good = {name: ids for name, ids in packed.items() if ids <= wanted}
     todo = sorted(wanted - set().union(*good.values()))
-    where, scored = homes(dataset, CLIPS), homes(dataset, SCORES)
+    where, scored = (homes(dataset, CLIPS), homes(dataset, SCORES)) if todo else ({}, {})
     free = (n for n in range(len(good) + len(todo) + 1) if f"{n:06d}.tar" not in good)
     shards = []
     for start in range(0, len(todo), recipe.shard_clips):

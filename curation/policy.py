@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from curation.config import UsageError, find, load, suggest
-from dataset.records import Reason
 from dataset.tables import short_hash
 from filters.base import Filter, Measurement
 
@@ -45,9 +45,9 @@ class Rule(BaseModel):
             return False
         return value < self.min if self.min is not None else value > self.threshold
 
-    def reason(self, value: float) -> Reason:
-        margin = abs(value - self.threshold)
-        return Reason(filter=self.filter, score=self.score, value=value, threshold=self.threshold, margin=margin)
+    def breaks(self, values: np.ndarray) -> np.ndarray:
+        """broken_by() for many values, where NaN stands for null."""
+        return values < self.threshold if self.min is not None else values > self.threshold
 
 
 class Policy(BaseModel):

@@ -69,8 +69,7 @@ def has(scores: pa.Table, name: str) -> np.ndarray:
 def broken(scores: pa.Table, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
     """(rows, values) of the clips that break a rule."""
     values = column(scores, rule)
-    bad = values < rule.threshold if rule.min is not None else values > rule.threshold
-    rows = np.flatnonzero(bad)
+    rows = np.flatnonzero(rule.breaks(values))
     return rows, values[rows]
 
 

@@ -9,8 +9,8 @@ from pydantic import PrivateAttr
 
 from dataset.media import Frames
 from dataset.tracks import Tracks
-from filters import weights
 from filters.base import ClipView, Filter, Measurement, Needs, score
+from filters.nets import onnx
 from filters.sharpness import hand_boxes
 
 FRAMES = Frames(fps=2, short_side=None)
@@ -40,9 +40,7 @@ class Subtitles(Filter):
         hand: float | None = score(unit="share of a hand box", better="lower", about="most that lasting text covers")
 
     def setup(self) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._net = onnxruntime.InferenceSession(weights.path(WEIGHTS), options, ["CPUExecutionProvider"])
+        self._net = onnx.load(WEIGHTS)
 
     def measure(self, clip: ClipView) -> Scores:
         assert clip.tracks is not None

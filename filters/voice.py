@@ -5,8 +5,8 @@ import onnxruntime
 from pydantic import PrivateAttr
 
 from dataset.media import AUDIO_RATE
-from filters import weights
 from filters.base import ClipView, Filter, Measurement, Needs, score
+from filters.nets import onnx
 
 WEIGHTS = "silero-vad/silero_vad_16k_op15.onnx"
 WINDOW = 512  # samples that the network hears at a time
@@ -29,9 +29,7 @@ class Voice(Filter):
         longest_pause: float | None = score(unit="s", better="lower", about="longest stretch without speech")
 
     def setup(self) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._net = onnxruntime.InferenceSession(weights.path(WEIGHTS), options, ["CPUExecutionProvider"])
+        self._net = onnx.load(WEIGHTS)
 
     def measure(self, clip: ClipView) -> Scores:
         if clip.audio is None or len(clip.audio) < WINDOW:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from curation import layout
 from curation.policy import Rule
-from curation.report.rows import KEPT, Rows, breaks, column, judge
+from curation.report.rows import KEPT, Rows, column, judge
 from curation.report.settings import Settings
 from dataset.tables import Table
 
@@ -63,7 +63,7 @@ def choose(rows: Rows, rules: Sequence[Rule], have: np.ndarray) -> list[int]:
 def around(rule: Rule, values: np.ndarray, broken: np.ndarray, have: np.ndarray) -> Iterator[np.ndarray]:
     """Clips on either side of a threshold for which it alone decides: the nearest, and a spread over the rest."""
     distance = np.abs(values - rule.threshold)
-    fails = breaks(rule, values)
+    fails = rule.breaks(values)
     alone = have & ~np.isnan(values) & (broken - fails == 0)
     for side in (alone & fails, alone & ~fails):
         at = np.flatnonzero(side)

@@ -181,11 +181,6 @@ def read_packed(dataset: str) -> np.ndarray:
 # ---------------------------------------------------------------- judging
 
 
-def breaks(rule: Rule, values: np.ndarray) -> np.ndarray:
-    """Which clips break a rule; a missing value doesn't."""
-    return values < rule.threshold if rule.min is not None else values > rule.threshold
-
-
 def judge(rows: Rows, rules: Sequence[Rule]) -> tuple[np.ndarray, np.ndarray]:
     """Per clip: index of the first broken rule (or KEPT, UNDECIDED, UNJUDGED), and how many rules it breaks.
 
@@ -194,7 +189,7 @@ def judge(rows: Rows, rules: Sequence[Rule]) -> tuple[np.ndarray, np.ndarray]:
     first, broken = np.full(len(rows), KEPT), np.zeros(len(rows), int)
     for i, rule in enumerate(rules):
         if rule.score in rows.scores:
-            hit = breaks(rule, rows.scores[rule.score])
+            hit = rule.breaks(rows.scores[rule.score])
             first[hit & (broken == 0)] = i
             broken += hit
     for measured in rows.measured.values():
