@@ -50,7 +50,8 @@ class Encoded:
     rope: tuple[Tensor, Tensor]
     pose: Tensor  # (B, N, D), with the noisy segment's embedding: added to the noisy tokens
     others: Tensor  # (B, S - N, D): reference and motion tokens
-    contexts: tuple[Context | Heard, ...]  # one a block
+    context: Context
+    heard: tuple[Heard, ...] = ()  # the context through each block's projections, if computed ahead
 
 
 class Head(nn.Module):
@@ -103,7 +104,6 @@ class S2VModel(nn.Module):
         h, w = conditions.reference.shape[-2:]
         levels, blanked = self.motion_levels(conditions)
         layout = Layout.of(frames, h // 2, w // 2, levels, parallel.rank, parallel.world, conditions.reference.device)
-        context = self.context(conditions, frames)
         pose = conditions.pose
         if pose is None:
             pose = conditions.reference.new_zeros(1, self.config.cond_dim, frames, h, w)
@@ -117,7 +117,7 @@ class S2VModel(nn.Module):
             rope_table(layout.positions, self.config.head_dim),
             self.pose_embedding(pose, layout.rows[NOISY]) + noisy,
             others,
-            (context,) * len(self.blocks),
+            self.context(conditions, frames),
         )
 
     def motion_levels(self, conditions: Conditions) -> tuple[tuple[int, ...], int]:
@@ -154,8 +154,7 @@ class S2VModel(nn.Module):
 
     def listen(self, encoded: Encoded) -> Encoded:
         """With every block's keys, values, shifts and scales computed ahead, once for all timesteps."""
-        heard = (b.listen(c) for b, c in zip(self.layers, encoded.contexts, strict=True) if isinstance(c, Context))
-        return replace(encoded, contexts=tuple(heard))
+        return replace(encoded, heard=tuple(block.listen(encoded.context) for block in self.layers))
 
     def denoise(self, latent_BCFhw: Tensor, timestep_B: Tensor, encoded: Encoded, parallel: Parallel = ALONE) -> Tensor:
         """Velocity (B, C, F, h, w) of the whole clip, on every rank."""
@@ -171,7 +170,8 @@ class S2VModel(nn.Module):
         x = self.patch_embedding(latent_BCFhw, layout.rows[NOISY]) + encoded.pose
         x = torch.cat([x, encoded.others.expand(len(x), -1, -1)], 1)
         attend = parallel.attention(layout)
-        for block, context in zip(self.layers, encoded.contexts, strict=True):
+        contexts = encoded.heard or (encoded.context,) * len(self.layers)
+        for block, context in zip(self.layers, contexts, strict=True):
             x = block(x, modulation, encoded.rope, context, layout, attend)
         return self.head(x[:, : layout.split], time_BD)
 

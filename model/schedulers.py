@@ -6,12 +6,9 @@ import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
+from model.flow import TIMESTEPS, shifted
+
 SOLVERS = ("unipc", "dpmpp")
-
-
-def shifted(sigmas: np.ndarray, shift: float) -> np.ndarray:
-    """Noise levels moved towards 1: sigma' = shift sigma / (1 + (shift - 1) sigma)."""
-    return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 
 def make_scheduler(solver: str, steps: int, shift: float) -> Any:
@@ -19,20 +16,17 @@ def make_scheduler(solver: str, steps: int, shift: float) -> Any:
 
     `sigmas` (steps + 1,) end in 0; `timesteps` (steps,) are int64, 1000 sigma cut to whole numbers.
     """
+    common = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift, "solver_order": 2}
     scheduler: Any
     if solver == "unipc":
-        scheduler = UniPCMultistepScheduler(
-            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift, solver_order=2, solver_type="bh2"
-        )
+        scheduler = UniPCMultistepScheduler(solver_type="bh2", **common)
         scheduler.set_timesteps(sigmas=np.linspace(0.999, 0, steps + 1)[:-1])
         scheduler.timesteps = scheduler.timesteps.long()
     else:
-        scheduler = DPMSolverMultistepScheduler(
-            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift, solver_order=2
-        )
+        scheduler = DPMSolverMultistepScheduler(**common)
         scheduler.set_timesteps(steps)
         sigmas = shifted(np.linspace(1, 0, steps + 1)[:-1], shift)
         scheduler.sigmas = torch.from_numpy(np.append(sigmas, 0).astype(np.float32))
-        scheduler.timesteps = torch.from_numpy(sigmas * 1000).long()
+        scheduler.timesteps = torch.from_numpy(sigmas * TIMESTEPS).long()
     scheduler.set_begin_index(0)
     return scheduler

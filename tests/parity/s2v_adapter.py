@@ -5,9 +5,11 @@ import torch
 from model.audio_frames import clip_count, pick_states, resample, state_indices
 from model.config import S2VConfig
 from model.layout import PACKED, Layout, grid
+from model.long_video import Request, make_clips
 from model.names import from_official, to_official
 from model.network import Conditions, S2VModel
 from model.rope import angles, rotate
+from model.sampler import Sampling
 from model.schedulers import make_scheduler
 from model.size import fit_size
 
@@ -82,3 +84,40 @@ def sample(kind, steps, shift, x0, velocity):
         x = states[-1]
         states.append(scheduler.step(velocity(x, t), t, x).prev_sample)
     return states
+
+
+class HarnessVAE:
+    """The harness' VAE, which takes and returns lists."""
+
+    def __init__(self, vae):
+        self.vae = vae
+
+    def encode(self, frames):
+        return self.vae.encode([frames])[0]
+
+    def decode(self, latents):
+        return self.vae.decode([latents[None] if latents.dim() == 3 else latents])[0]
+
+
+def clip_loop(model, vae, case, tensors):
+    clips, frames = case["num_repeat"], case["infer_frames"]
+    size = case["height"] // tensors["ref_image_u8"].shape[0]
+    reference = tensors["ref_image_u8"].permute(2, 0, 1).float() / 127.5 - 1
+    reference = reference.repeat_interleave(size, 1).repeat_interleave(size, 2)[:, None]
+    pose = tensors["pose_sub8"].repeat_interleave(8, 2).repeat_interleave(8, 3)
+    audio = tensors["audio_emb"][0, ..., : clips * frames].unflatten(-1, (clips, frames)).permute(2, 0, 1, 3)
+
+    def pose_of(clip):
+        return pose[:, clip * frames : (clip + 1) * frames] if case["use_pose"] else None
+
+    request = Request(
+        reference=reference,
+        text=tensors["context"],
+        negative=tensors["context_null"],
+        audio=audio,
+        pose=pose_of,
+        first_frame=case["init_first_frame"],
+    )
+    sampling = Sampling(case["steps"], case["guide_scale"], case["shift"], case["solver"], case["seed"])
+    made = make_clips(model, HarnessVAE(vae), request, sampling)
+    return [{"latents": clip.latents, "frames": clip.frames} for clip in made]
