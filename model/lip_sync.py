@@ -1,7 +1,7 @@
 """Lip-sync editing: keep a video, change the mouth (paper section 1: precise lip-sync editing).
 
-Outside the mask the latents follow the source along the flow's own path, sigma noise + (1 - sigma) source, so that what
-is sampled inside grows together with it; at the end they are the source's. Pixels outside the mask are the source's too.
+Outside the mask the latents follow the source along the flow's own path, sigma noise + (1 - sigma) source, so that
+what is sampled inside grows together with it; at the end they are the source's, and so are the pixels.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from model.config import LATENT_STRIDE
 from model.flow import noised
 from model.long_video import VAE, Clip, Progress, Ranks, Saved, Unsaved, sample_clip
 from model.network import Conditions, S2VModel
-from model.sampler import Sampling
+from model.sampler import Pin, Sampling
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,6 @@ def edit_clips(
         motion, target = vae.encode(past), known[:, -(source.shape[1] // 4) :]
         latents = saved.load(number)
         if latents is None:
-            free = latent_mask(mask).to(target)
             latents = sample_clip(
                 network,
                 replace(conditions, audio=audio[None], motion=motion[None]),
@@ -71,9 +70,7 @@ def edit_clips(
                 number,
                 progress,
                 ranks,
-                pin=lambda noise, free=free, target=target: (
-                    lambda latent, sigma: free * latent + (1 - free) * noised(target, noise, sigma)
-                ),
+                pin=hold(target, latent_mask(mask).to(target)),
             )
             saved.save(number, latents)
         count = source.shape[1]
@@ -83,6 +80,15 @@ def edit_clips(
         past_source = torch.cat([past_source, source], 1)[:, -MOTION_FRAMES:]
         past = torch.cat([past, frames], 1)[:, -MOTION_FRAMES:]
         yield Clip(number, latents, frames)
+
+
+def hold(target_CThw: Tensor, free_Thw: Tensor) -> Pin:
+    """Keeps latents on the way to `target` wherever they are not free."""
+
+    def pin(latent: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        return torch.where(free_Thw > 0, latent, noised(target_CThw, noise, sigma))
+
+    return pin
 
 
 def latent_mask(mask_THW: Tensor) -> Tensor:
