@@ -64,6 +64,7 @@ class Layout:
 
     @classmethod
     @lru_cache(maxsize=64)
+    @torch.inference_mode(False)  # sampling may come first, and training can't use what inference mode made
     def of(
         cls,
         frames: int,
