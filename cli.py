@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+import generation.commands
+
 app = typer.Typer(
     help="Build the data for, train and run an audio-driven human video model (Wan-S2V).",
     no_args_is_help=True,
@@ -132,17 +134,21 @@ def doctor(
     doctor(out, fetch=fetch)
 
 
+generation.commands.register(app)
+
+
 @contextmanager
 def reported_errors() -> Iterator[None]:
     """Errors that a person can act on end the program with a sentence: 2 for usage, 1 for failure."""
     from curation.config import RunError, UsageError
+    from model.errors import InputError, WorkError
 
     try:
         yield
-    except UsageError as e:
+    except (UsageError, InputError) as e:
         console.print(f"[bold red]Error:[/] {escape(str(e))}", soft_wrap=True)
         sys.exit(2)
-    except RunError as e:
+    except (RunError, WorkError) as e:
         console.print(f"[bold red]Error:[/] {escape(str(e))}", soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:

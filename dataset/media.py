@@ -68,20 +68,13 @@ class DecodedClip:
     span_frames: int
 
 
-class Source:
-    """An open video file. Use `open_source`."""
+class Opened:
+    """An open file, and the time on its clock that counts as zero."""
 
-    def __init__(self, container: Any, counters: Counters):
+    def __init__(self, container: Any):
         self.container = container
-        self.counters = counters
-        self.video = best_video(container)
         self.audio = container.streams.best("audio")
-        # One decoder thread: parallelism is one worker per core, and frame threads would delay and reorder errors.
-        self.video.thread_type, self.video.thread_count = "SLICE", 1
-        self.zero = float((self.video.start_time or 0) * self.video.time_base)
-        # AVI stores no presentation times: libav guesses them and reorders B-frames wrongly. Decoding times are right
-        # up to a constant, which is only known from the first frame on.
-        self.guessed_times = "avi" in container.format.name
+        self.zero = (container.start_time or 0) / av.time_base
 
     def decoded(self, packets: Iterator[Any]) -> Iterator[Any]:
         """Frames of a packet stream; a damaged packet loses its frames, not the file (as every player does)."""
@@ -93,8 +86,25 @@ class Source:
 
     def seek(self, time: float, stream: Any) -> None:
         """To the keyframe of `stream` at or before `time` seconds."""
-        target = 0.0 if self.guessed_times else max(0.0, time)
-        self.container.seek(int((target + self.zero) / stream.time_base), stream=stream)
+        self.container.seek(int((max(0.0, time) + self.zero) / stream.time_base), stream=stream)
+
+
+class Source(Opened):
+    """An open video file. Use `open_source`."""
+
+    def __init__(self, container: Any, counters: Counters):
+        super().__init__(container)
+        self.counters = counters
+        self.video = best_video(container)
+        # One decoder thread: parallelism is one worker per core, and frame threads would delay and reorder errors.
+        self.video.thread_type, self.video.thread_count = "SLICE", 1
+        self.zero = float((self.video.start_time or 0) * self.video.time_base)
+        # AVI stores no presentation times: libav guesses them and reorders B-frames wrongly. Decoding times are right
+        # up to a constant, which is only known from the first frame on.
+        self.guessed_times = "avi" in container.format.name
+
+    def seek(self, time: float, stream: Any) -> None:
+        super().seek(0.0 if self.guessed_times else time, stream)
 
     def frames(self) -> Iterator[tuple[float, Any]]:
         """(seconds, frame) in presentation order from where the container stands."""
@@ -124,26 +134,42 @@ def best_video(container: Any) -> Any:
 
 @contextmanager
 def open_source(path: str, counters: Counters) -> Iterator[Source]:
-    """Open a local file. Raises MediaError for what isn't a readable video."""
+    """Open a local video. Raises MediaError for what isn't one."""
+    counters.opens += 1
+    with open_container(path, "a video") as container:
+        if container.format.name.endswith("_pipe") or container.format.name == "image2":
+            raise MediaError("a still picture, not a video", "remove it from the source")
+        yield Source(container, counters)
+
+
+@contextmanager
+def open_sound(path: str) -> Iterator[Opened]:
+    """Open a local file that has sound, with or without pictures. Raises MediaError for what isn't one."""
+    with open_container(path, "a sound file") as container:
+        sound = Opened(container)
+        if sound.audio is None:
+            raise MediaError("no audio stream", "give a file with sound in it")
+        yield sound
+
+
+@contextmanager
+def open_container(path: str, kind: str) -> Iterator[Any]:
     try:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):
-            raise MediaError("not a regular file", "give the path of a video file")
+            raise MediaError("not a regular file", f"give the path of {kind}")
         if os.path.getsize(path) == 0:
             raise MediaError("empty file (0 bytes)", "copy or download the file again")
-        counters.opens += 1
         container = av.open(path)
     except PermissionError as e:
         raise MediaError(f"permission denied: {e.filename or path}", "make the file readable for this user") from e
     except FileNotFoundError as e:
         raise MediaError("no such file", "check the path, or remove the row from the manifest") from e
     except av.error.FFmpegError as e:
-        remedy = "not a video, or its index is lost: download it again, or check it with `ffprobe`"
+        remedy = f"not {kind}, or its index is lost: download it again, or check it with `ffprobe`"
         raise MediaError(f"can't be opened: {e.strerror}", remedy) from e
     with container:
-        if container.format.name.endswith("_pipe") or container.format.name == "image2":
-            raise MediaError("a still picture, not a video", "remove it from the source")
-        yield Source(container, counters)
+        yield container
 
 
 # ---------------------------------------------------------------- pictures
@@ -256,7 +282,7 @@ def sample_frame(frame: Any, time: float, samplers: list[Sampler], painters: dic
 # ---------------------------------------------------------------- audio
 
 
-def read_audio(source: Source, start: float, end: float, *, rate: int = AUDIO_RATE, layout: str = "mono") -> np.ndarray:
+def read_audio(source: Opened, start: float, end: float, *, rate: int = AUDIO_RATE, layout: str = "mono") -> np.ndarray:
     """(channels, samples) float32 of [start, end) on the video's clock; silence where the source has no sound."""
     channels = 1 if layout == "mono" else 2
     out = np.zeros((channels, max(1, round((end - start) * rate))), np.float32)

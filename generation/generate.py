@@ -1,0 +1,94 @@
+"""`s2v generate`: an image, a sound and a prompt become a video."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from torch import Tensor
+
+from filters.weights import MissingWeights
+from generation import studio
+from generation.clip_frames import ClipFrames
+from generation.job import GenerateJob, Plan
+from generation.mouth import has_face
+from generation.pictures import cover, last_frames, read_image, to_tensor
+from generation.ranks import Team, divide
+from generation.sound import Sound, read_sound
+from model.audio_encoder import MOTION_FRAMES
+from model.checkpoint import Checkpoint
+from model.long_video import Request, make_clips
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What was read and found good, before any model is loaded."""
+
+    checkpoint: Checkpoint
+    picture: np.ndarray
+    sound: Sound
+    previous: list[np.ndarray]
+    plan: Plan
+
+
+def gather(job: GenerateJob, console: Console) -> Materials:
+    """Read and check everything that a user gave. Raises InputError."""
+    job.check()
+    checkpoint = Checkpoint.open(Path(job.checkpoint))
+    checkpoint.require()
+    picture = read_image(job.image)
+    sound = read_sound(job.audio, job.audio_start, job.seconds)
+    previous = last_frames(job.previous, MOTION_FRAMES) if job.previous else []
+    has_past = bool(previous) or job.first_frame
+    shape = previous[-1].shape if previous else picture.shape
+    plan = Plan.of(shape, job.area, sound.frames, has_past=has_past, upstream=job.upstream_alignment)
+    check_face(job, picture, console)
+    studio.check_sound(job, sound, console)
+    return Materials(checkpoint, picture, sound, previous, plan)
+
+
+def check_face(job: GenerateJob, picture: np.ndarray, console: Console) -> None:
+    try:
+        found = has_face(picture)
+    except MissingWeights as e:
+        console.print(f"[yellow]Note:[/] not checked for a face: {escape(str(e))}", soft_wrap=True)
+        return
+    if not found:
+        studio.refuse(job, f"No face was found in {job.image}: nothing would speak.", console)
+
+
+def generate(job: GenerateJob, team: Team, console: Console) -> None:
+    """Make the video. Every process of a team calls it; the first one writes."""
+    given = gather(job, console)
+    plan, checkpoint = given.plan, given.checkpoint
+    text, negative = studio.text_states(team, checkpoint, [job.prompt, job.negative], console)
+    audio = studio.audio_states(team, checkpoint, given.sound, plan.clips, plan.lead)
+    network, vae = studio.load_models(job, team, checkpoint)
+    ranks, why = divide(team, network.config.num_heads, job.sampling.guidance)
+    studio.describe(job, plan, why, console)
+
+    def placed(pictures: list[np.ndarray]) -> Tensor:
+        return to_tensor([cover(p, plan.height, plan.width) for p in pictures]).to(team.pictures)
+
+    pose = ClipFrames(job.pose, plan) if job.pose else None
+    request = Request(
+        reference=placed([given.picture]),
+        text=text,
+        negative=negative,
+        audio=audio,
+        pose=pose or (lambda clip: None),
+        previous=placed(given.previous) if given.previous else None,
+        first_frame=job.first_frame,
+    )
+    content = {name: studio.content_digest(getattr(job, name)) for name in ("image", "audio", "pose", "previous")}
+    saved = studio.saved_latents(job, team, checkpoint, **{f"{name}_digest": text for name, text in content.items()})
+    studio.write_video(
+        job,
+        plan,
+        given.sound,
+        team,
+        saved,
+        console,
+        lambda progress: make_clips(network, vae, request, job.sampling, saved=saved, progress=progress, ranks=ranks),
+    )

@@ -1,0 +1,129 @@
+"""`s2v lipsync`: a video keeps everything but the mouth, which says something else."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from dataset.cut import SOUND_RATE
+from dataset.media import AUDIO_RATE
+from filters.pose import FRAMES
+from generation import studio
+from generation.clip_frames import ClipFrames
+from generation.job import LipSyncJob, Plan
+from generation.mouth import Mouths, track_mouths
+from generation.pictures import cover, frames_of, to_tensor
+from generation.ranks import Team, divide
+from generation.sound import LONGEST, Sound, clock, read_sound
+from model.audio_frames import FRAME_RATE
+from model.checkpoint import Checkpoint
+from model.errors import InputError
+from model.lip_sync import Edit, edit_clips
+from model.long_video import CLIP_FRAMES
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What was read and found good, before any model is loaded."""
+
+    checkpoint: Checkpoint
+    sound: Sound
+    mouths: Mouths
+    plan: Plan
+
+
+def gather(job: LipSyncJob, console: Console) -> Materials:
+    """Read and check everything that a user gave, and find the mouth. Raises InputError."""
+    job.check()
+    checkpoint = Checkpoint.open(Path(job.checkpoint))
+    checkpoint.require()
+    sound = read_sound(job.audio, job.audio_start, job.seconds)
+    with console.status("Looking for the mouth"):
+        pictures = frames_of(job.video)
+        first = next(pictures)
+        plan = Plan.of(first.shape, job.area, 0, has_past=True)
+        small = list(small_frames(first, pictures, plan, job.seconds or LONGEST))
+        if len(small) > LONGEST * FRAME_RATE:
+            raise InputError(
+                f"{job.video} lasts more than a run takes ({clock(LONGEST)}): say how much of it with --seconds."
+            )
+        mouths = track_mouths(small, np.arange(len(small)) / FRAME_RATE, job.person)
+    plan = replace(plan, frames=len(small))
+    if mouths.share < 1:
+        hidden = clock((1 - mouths.share) * plan.seconds)
+        console.print(f"[yellow]Note:[/] the mouth is out of sight for {hidden}; the picture stays as it is there.")
+    if not job.force and abs(sound.frames - plan.frames) > FRAME_RATE:
+        console.print(
+            f"[yellow]Note:[/] the video lasts {clock(plan.seconds)}, the sound {clock(sound.frames / FRAME_RATE)}: "
+            "the video's length is kept, with silence after a shorter sound."
+        )
+    studio.check_sound(job, sound, console)
+    return Materials(checkpoint, of_length(sound, plan.seconds), mouths, plan)
+
+
+def small_frames(first: np.ndarray, rest: Iterator[np.ndarray], plan: Plan, seconds: float) -> Iterator[np.ndarray]:
+    """The frames as the video will show them, of the size that the tracker looks at; one more than `LONGEST` allows."""
+    scale = min(1.0, (FRAMES.short_side or 360) / min(plan.height, plan.width))
+    size = round(plan.width * scale), round(plan.height * scale)
+    wanted = max(1, round(seconds * FRAME_RATE)) + (seconds == LONGEST)
+    for picture in islice(chain([first], rest), wanted):
+        yield cv2.resize(cover(picture, plan.height, plan.width), size, interpolation=cv2.INTER_AREA)
+
+
+def of_length(sound: Sound, seconds: float) -> Sound:
+    """Cut, or followed by silence."""
+
+    def fit(samples: np.ndarray, rate: int) -> np.ndarray:
+        count = round(seconds * rate)
+        missing = max(0, count - samples.shape[-1])
+        return np.pad(samples[..., :count], [(0, 0)] * (samples.ndim - 1) + [(0, missing)])
+
+    return replace(sound, speech=fit(sound.speech, AUDIO_RATE), track=fit(sound.track, SOUND_RATE))
+
+
+def lipsync(job: LipSyncJob, team: Team, console: Console) -> None:
+    """Make the video. Every process of a team calls it; the first one writes."""
+    given = gather(job, console)
+    plan, checkpoint = given.plan, given.checkpoint
+    text, negative = studio.text_states(team, checkpoint, [job.prompt, job.negative], console)
+    audio = studio.audio_states(team, checkpoint, given.sound, plan.clips, plan.lead)
+    network, vae = studio.load_models(job, team, checkpoint)
+    ranks, why = divide(team, network.config.num_heads, job.sampling.guidance)
+    studio.describe(job, plan, why, console)
+    frames = ClipFrames(job.video, plan)
+
+    def source(clip: int) -> Tensor:
+        shown = frames(clip)
+        assert shown is not None  # the plan has no clip beyond the video's end
+        return shown.to(team.pictures)
+
+    def mask(clip: int) -> Tensor:
+        start = clip * CLIP_FRAMES
+        masks = given.mouths.masks(start, min(start + CLIP_FRAMES, plan.frames), plan.height, plan.width)
+        beyond = np.zeros((CLIP_FRAMES - len(masks), *masks.shape[1:]), np.float32)
+        return torch.from_numpy(np.concatenate([masks, beyond]))
+
+    edit = Edit(face_picture(job, given).to(team.pictures), text, negative, audio, source, mask, job.keep_pixels)
+    digests = {f"{name}_digest": studio.content_digest(getattr(job, name)) for name in ("video", "audio")}
+    saved = studio.saved_latents(job, team, checkpoint, **digests)
+    studio.write_video(
+        job,
+        plan,
+        given.sound,
+        team,
+        saved,
+        console,
+        lambda progress: edit_clips(network, vae, edit, job.sampling, saved=saved, progress=progress, ranks=ranks),
+    )
+
+
+def face_picture(job: LipSyncJob, given: Materials) -> Tensor:
+    """(3, 1, H, W): the first frame that shows the face, as the reference."""
+    picture = next(islice(frames_of(job.video), int(np.argmax(given.mouths.seen)), None))
+    return to_tensor([cover(picture, given.plan.height, given.plan.width)])

@@ -1,0 +1,120 @@
+"""The processes that make one video together: the first one reads, encodes and writes; all of them sample."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from generation.saved import SavedLatents
+from model.long_video import VAE, Ranks
+from model.sequence_parallel import SequenceParallel, build_mesh, choose_degrees
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Team:
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def pictures(self) -> torch.device:
+        """Where pictures live: only the leader has any; the others know their shapes."""
+        return self.device if self.leads else torch.device("meta")
+
+    def share(self, make: Callable[[], T]) -> T:
+        """What `make` returns to the leader, on every rank."""
+        if self.world == 1:
+            return make()
+        held = [make() if self.leads else None]
+        dist.broadcast_object_list(held, src=0, device=self.device if self.device.type == "cuda" else None)
+        return held[0]  # type: ignore[return-value]
+
+    def share_tensor(self, make: Callable[[], Tensor]) -> Tensor:
+        return self.share(lambda: make().cpu()).to(self.device)
+
+
+def join() -> Team:
+    """The team that torchrun started, or this process alone."""
+    world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
+    return Team(int(os.environ.get("RANK", 0)), world, device)
+
+
+class LeadersVAE:
+    """A VAE that only the leader has. Latents go to everybody; pictures stay with it, the others see their shape."""
+
+    def __init__(self, team: Team, vae: VAE | None):
+        self.team, self.vae = team, vae
+
+    def encode(self, frames_CTHW: Tensor) -> Tensor:
+        vae = self.vae
+        return self.team.share_tensor(lambda: vae.encode(frames_CTHW))  # type: ignore[union-attr]
+
+    def decode(self, latents_CThw: Tensor) -> Tensor:
+        if self.vae:
+            return self.vae.decode(latents_CThw)
+        _, frames, h, w = latents_CThw.shape
+        return torch.empty(3, 4 * (frames - 1) + 1, 8 * h, 8 * w, device="meta")
+
+
+class LeadersLatents:
+    """Saved latents that only the leader reads and writes."""
+
+    def __init__(self, team: Team, saved: SavedLatents | None):
+        self.team, self.saved = team, saved
+
+    def load(self, clip: int) -> Tensor | None:
+        saved = self.saved
+        return self.team.share(lambda: saved.load(clip))  # type: ignore[union-attr]
+
+    def save(self, clip: int, latents: Tensor) -> None:
+        if self.saved:
+            self.saved.save(clip, latents)
+
+    def remove(self) -> None:
+        if self.saved:
+            self.saved.remove()
+
+    def kept(self) -> str:
+        """What there is, as a sentence."""
+        return f"{self.saved.finished} sampled clips are kept in {self.saved.folder}." if self.saved else ""
+
+
+class Branches:
+    """The two replicas of a mesh as the branches of guidance: 0 conditional, 1 unconditional."""
+
+    def __init__(self, group: dist.ProcessGroup):
+        self.group, self.branch = group, group.rank()
+
+    def __call__(self, velocity: Tensor) -> tuple[Tensor, Tensor]:
+        both = [torch.empty_like(velocity) for _ in range(2)]
+        dist.all_gather(both, velocity.contiguous(), group=self.group)
+        return both[0], both[1]
+
+
+def divide(team: Team, heads: int, guidance: float) -> tuple[Ranks, str]:
+    """How the ranks divide the work, and why: guidance's branches first (they hardly talk), then the sequence."""
+    if team.world == 1:
+        return Ranks(), ""
+    branches = 2 if guidance > 1 and team.world % 2 == 0 else 1
+    degrees = choose_degrees(team.world // branches, heads, int(os.environ.get("LOCAL_WORLD_SIZE", team.world)))
+    mesh = build_mesh(degrees.ring, degrees.ulysses, heads)
+    why = [f"{team.world} ranks: guidance's two branches apart."] * (branches == 2) + [degrees.why] * (
+        mesh.sequence.size() > 1
+    )
+    return Ranks(SequenceParallel(mesh), Branches(mesh.replicas) if branches == 2 else None), " ".join(why)

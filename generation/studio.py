@@ -1,0 +1,145 @@
+"""What both commands do around the sampling: models in, one after another, and the video out."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+
+import av
+import torch
+from rich.console import Console
+from rich.markup import escape
+from torch import Tensor
+
+from generation.job import Job, Plan
+from generation.pictures import to_pictures
+from generation.progress import bars
+from generation.ranks import LeadersLatents, LeadersVAE, Team
+from generation.saved import SavedLatents
+from generation.sound import SILENT, Sound, clock
+from generation.video_out import VideoWriter
+from model.audio_frames import clip_states
+from model.checkpoint import Checkpoint, load_network, network_config
+from model.errors import InputError, WorkError
+from model.long_video import CLIP_FRAMES, Clip, Progress
+from model.network import S2VModel
+from model.speech_encoder import load_speech_encoder
+from model.text_encoder import load_text_encoder
+from model.vae import load_vae
+
+NOT_SETTINGS = {"out", "stream", "tile", "compiled", "force"}  # they don't change what is sampled
+
+
+def refuse(job: Job, complaint: str, console: Console) -> None:
+    """Something that is most likely a mistake: an error, or with --force a note."""
+    if not job.force:
+        raise InputError(f"{complaint} Pass --force to go on all the same.")
+    console.print(f"[yellow]Note:[/] {escape(complaint)}", soft_wrap=True)
+
+
+def check_sound(job: Job, sound: Sound, console: Console) -> None:
+    if sound.peak < SILENT:
+        refuse(job, f"{job.audio} is silent (its peak is {sound.peak:.5f} of 1): nobody would speak.", console)
+    if sound.rate < 16_000:
+        note = f"{job.audio} has {sound.rate} Hz: without what lies above {sound.rate // 2} Hz, lips are less sure."
+        console.print(f"[yellow]Note:[/] {escape(note)}", soft_wrap=True)
+    if sound.frames < CLIP_FRAMES:
+        note = f"{job.audio} lasts {sound.frames / 16:.1f} s: a whole clip of 5 s is sampled, and cut."
+        console.print(f"[yellow]Note:[/] {escape(note)}", soft_wrap=True)
+
+
+def describe(job: Job, plan: Plan, why: str, console: Console) -> None:
+    about = f"{job.out}: {plan.width}x{plan.height}, {clock(plan.seconds)} ({plan.frames} frames, 16 a second)"
+    work = f"{plan.clips} clip{'s' * (plan.clips > 1)} of 5 s, {job.sampling.steps} steps each"
+    console.print(escape(f"{about}; {work}."), soft_wrap=True)
+    if why:
+        console.print(escape(why), soft_wrap=True)
+
+
+def text_states(team: Team, checkpoint: Checkpoint, prompts: list[str], console: Console) -> list[Tensor]:
+    """umT5's states of each prompt. The encoder is dropped before the network is loaded."""
+
+    def encode() -> list[Tensor]:
+        most = network_config(checkpoint).text_len
+        where = checkpoint.path("text_encoder"), checkpoint.path("tokenizer")
+        encoder = load_text_encoder(*where, team.device, max_tokens=most)
+        for prompt in prompts:
+            if excess := encoder.excess_tokens(prompt):
+                console.print(f"[yellow]Note:[/] a prompt's last {excess} tokens are beyond the {most} that are read.")
+        return [states.float().cpu() for states in encoder.encode(prompts)]
+
+    return [states.to(team.device) for states in team.share(encode)]
+
+
+def audio_states(team: Team, checkpoint: Checkpoint, sound: Sound, clips: int, lead: int) -> Tensor:
+    """(clips, 25, audio_dim, 80): what every clip hears."""
+
+    def encode() -> Tensor:
+        states = load_speech_encoder(checkpoint.path("speech_encoder"), team.device).states(sound.speech)
+        return clip_states(states, clips, CLIP_FRAMES, lead)
+
+    return team.share_tensor(encode)
+
+
+def free_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def load_models(job: Job, team: Team, checkpoint: Checkpoint) -> tuple[S2VModel, LeadersVAE]:
+    free_memory()
+    dtype = torch.bfloat16 if team.device.type == "cuda" else torch.float32
+    network = load_network(checkpoint.folder, team.device, dtype).eval()
+    if job.compiled:
+        for block in network.layers:
+            block.compile()
+    vae = load_vae(checkpoint.path("vae"), team.device, tile=job.tile or None) if team.leads else None
+    return network, LeadersVAE(team, vae)
+
+
+def saved_latents(job: Job, team: Team, checkpoint: Checkpoint, **content: str) -> LeadersLatents:
+    """Where latents are kept, for these settings, these weights and the content of the files that the job names."""
+    if not team.leads:
+        return LeadersLatents(team, None)
+    settings = {key: value for key, value in asdict(job).items() if key not in NOT_SETTINGS}
+    files = sorted(checkpoint.path("network").glob("*"))
+    weights = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
+    return LeadersLatents(team, SavedLatents(job.out, settings | content | {"weights": weights}))
+
+
+def write_video(
+    job: Job,
+    plan: Plan,
+    sound: Sound,
+    team: Team,
+    saved: LeadersLatents,
+    console: Console,
+    make: Callable[[Progress], Iterator[Clip]],
+) -> None:
+    """Take clips as they are made and write them; what was sampled survives whatever goes wrong."""
+    size = (plan.width, plan.height)
+    with bars(console, plan.clips, job.sampling.steps, shown=team.leads) as progress:
+        if not team.leads:
+            for _ in make(progress):
+                pass
+            return
+        try:
+            with VideoWriter(job.out, *size, sound.track, growing=job.stream) as video:
+                for clip in make(progress):
+                    video.add(to_pictures(clip.frames)[: plan.frames - video.frames])
+        except torch.OutOfMemoryError as e:
+            smaller = (
+                f"--tile {job.tile // 2}" if job.tile > 256 else "--tile 512" if not job.tile else "a smaller --size"
+            )
+            raise WorkError(f"Out of memory. {saved.kept()} Run the same command again with {smaller}.") from e
+        except (OSError, av.FFmpegError) as e:
+            raise WorkError(f"{job.out} can't be written: {e}. {saved.kept()} Then run the same command again.") from e
+    saved.remove()
+    console.print(escape(f"{job.out}: {video.frames} frames."), soft_wrap=True)
+
+
+def content_digest(path: str) -> str:
+    """Of a file's bytes; nothing for no file."""
+    if not path:
+        return ""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
