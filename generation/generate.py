@@ -13,9 +13,9 @@ from generation import studio
 from generation.clip_frames import ClipFrames
 from generation.job import GenerateJob, Plan
 from generation.mouth import has_face
-from generation.pictures import cover, last_frames, read_image, to_tensor
+from generation.pictures import cover, last_frames, read_image, to_tensor, video_seconds
 from generation.ranks import Team, divide
-from generation.sound import Sound, read_sound
+from generation.sound import Sound, clock, read_sound
 from model.audio_encoder import MOTION_FRAMES
 from model.checkpoint import Checkpoint
 from model.long_video import Request, make_clips
@@ -44,6 +44,7 @@ def gather(job: GenerateJob, console: Console) -> Materials:
     shape = previous[-1].shape if previous else picture.shape
     plan = Plan.of(shape, job.area, sound.frames, has_past=has_past, upstream=job.upstream_alignment)
     check_face(job, picture, console)
+    check_pose(job, plan, console)
     studio.check_sound(job, sound, console)
     return Materials(checkpoint, picture, sound, previous, plan)
 
@@ -58,11 +59,17 @@ def check_face(job: GenerateJob, picture: np.ndarray, console: Console) -> None:
         studio.refuse(job, f"No face was found in {job.image}: nothing would speak.", console)
 
 
+def check_pose(job: GenerateJob, plan: Plan, console: Console) -> None:
+    if job.pose and (there := video_seconds(job.pose)) < plan.seconds - 0.1:
+        note = f"{job.pose} lasts {clock(there)} of {clock(plan.seconds)}: the rest is made without a pose."
+        console.print(f"[yellow]Note:[/] {escape(note)}", soft_wrap=True)
+
+
 def generate(job: GenerateJob, team: Team, console: Console) -> None:
     """Make the video. Every process of a team calls it; the first one writes."""
     given = gather(job, console)
     plan, checkpoint = given.plan, given.checkpoint
-    text, negative = studio.text_states(team, checkpoint, [job.prompt, job.negative], console)
+    text, negative = studio.text_states(job, team, checkpoint, console)
     audio = studio.audio_states(team, checkpoint, given.sound, plan.clips, plan.lead)
     network, vae = studio.load_models(job, team, checkpoint)
     ranks, why = divide(team, network.config.num_heads, job.sampling.guidance)

@@ -91,7 +91,7 @@ def lipsync(job: LipSyncJob, team: Team, console: Console) -> None:
     """Make the video. Every process of a team calls it; the first one writes."""
     given = gather(job, console)
     plan, checkpoint = given.plan, given.checkpoint
-    text, negative = studio.text_states(team, checkpoint, [job.prompt, job.negative], console)
+    text, negative = studio.text_states(job, team, checkpoint, console)
     audio = studio.audio_states(team, checkpoint, given.sound, plan.clips, plan.lead)
     network, vae = studio.load_models(job, team, checkpoint)
     ranks, why = divide(team, network.config.num_heads, job.sampling.guidance)

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from dataset.media import JITTER, Counters, MediaError, Painter, open_source
-from dataset.scan import check_complete
+from dataset.scan import check_complete, probe
 from model.audio_frames import FRAME_RATE
 from model.errors import InputError
 
@@ -70,6 +70,14 @@ def frames_of(path: str) -> Iterator[np.ndarray]:
             while number / FRAME_RATE < end - JITTER:
                 yield picture
                 number += 1
+    except MediaError as e:
+        raise InputError(f"{path}: {e}; {e.remedy}.") from e
+
+
+def video_seconds(path: str) -> float:
+    """By the header; raises InputError for what isn't a video."""
+    try:
+        return probe(path, Counters()).duration
     except MediaError as e:
         raise InputError(f"{path}: {e}; {e.remedy}.") from e
 

@@ -55,17 +55,20 @@ def describe(job: Job, plan: Plan, why: str, console: Console) -> None:
         console.print(escape(why), soft_wrap=True)
 
 
-def text_states(team: Team, checkpoint: Checkpoint, prompts: list[str], console: Console) -> list[Tensor]:
-    """umT5's states of each prompt. The encoder is dropped before the network is loaded."""
+def text_states(job: Job, team: Team, checkpoint: Checkpoint, console: Console) -> list[Tensor]:
+    """umT5's states of the prompt and of the negative one. The encoder is dropped before the network is loaded."""
+    prompts = {"prompt": job.prompt, "negative prompt": job.negative}
 
     def encode() -> list[Tensor]:
         most = network_config(checkpoint).text_len
         where = checkpoint.path("text_encoder"), checkpoint.path("tokenizer")
         encoder = load_text_encoder(*where, team.device, max_tokens=most)
-        for prompt in prompts:
+        for name, prompt in prompts.items():
             if excess := encoder.excess_tokens(prompt):
-                console.print(f"[yellow]Note:[/] a prompt's last {excess} tokens are beyond the {most} that are read.")
-        return [states.float().cpu() for states in encoder.encode(prompts)]
+                console.print(
+                    f"[yellow]Note:[/] the {name} is cut: {excess} tokens are beyond the {most} that are read."
+                )
+        return [states.float().cpu() for states in encoder.encode(list(prompts.values()))]
 
     return [states.to(team.device) for states in team.share(encode)]
 
