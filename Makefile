@@ -4,12 +4,14 @@ BIN := .venv/bin
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-real check format bench clean
+.PHONY: help env env-model demo test test-real check format bench clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 env: .venv/ready  ## the environment, in .venv (no torch: curation doesn't need it)
+
+env-model: .venv/model-ready  ## the same with torch, diffusers and transformers: what generation needs
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -18,18 +20,22 @@ env: .venv/ready  ## the environment, in .venv (no torch: curation doesn't need 
 	$(BIN)/s2v doctor --fetch
 	touch $@
 
+.venv/model-ready: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,model]'
+	touch $@
+
 demo: .venv/ready  ## make sample videos, curate them, say where the report is
 	$(BIN)/python -m curation.demo demo/videos
 	$(BIN)/s2v curate demo/videos --out demo/dataset
 	@echo "Open demo/dataset/report/index.html in a browser."
 
-test: .venv/ready  ## the tests: under 15 minutes on 2 cores
+test: .venv/model-ready  ## the tests: under 15 minutes on 2 cores
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not real'
 
-test-real: .venv/ready  ## slow checks: kill storms, real clips, 50,000-clip report
+test-real: .venv/model-ready  ## slow checks: kill storms, real clips, 50,000-clip report
 	$(BIN)/python -m pytest -m real
 
-check: .venv/ready  ## format, lint, types, import directions
+check: .venv/model-ready  ## format, lint, types, import directions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

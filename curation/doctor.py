@@ -13,7 +13,8 @@ from curation.config import RunError
 from curation.recipe import PLANNED, find_filter, shipped_names
 from filters import weights
 
-PACKAGES = ("ray", "av", "pyarrow", "onnxruntime", "ai-edge-litert", "rapidocr", "scenedetect-headless", "torch")
+MODEL = ("torch", "diffusers", "transformers")
+PACKAGES = ("ray", "av", "pyarrow", "onnxruntime", "ai-edge-litert", "rapidocr", "scenedetect-headless", *MODEL)
 
 
 def doctor(console: Console, *, fetch: bool) -> None:
@@ -70,7 +71,7 @@ def version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed (not needed for curation on a CPU)" if name == "torch" else "[red]not installed[/]"
+        return "not installed (only generation needs it: make env-model)" if name in MODEL else "[red]not installed[/]"
 
 
 def gpus() -> str:

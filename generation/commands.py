@@ -1,6 +1,7 @@
 """The commands of this room: options and help. Everything heavy is imported by the command that needs it."""
 
 import sys
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
@@ -92,6 +93,7 @@ def generate(
 
       s2v generate --image ref.png --audio talk.wav --prompt "A woman speaks" --checkpoint DIR --out out.mp4
     """
+    need_packages()
     from generation.generate import gather
     from generation.generate import generate as run
     from generation.job import GenerateJob
@@ -138,6 +140,7 @@ def lipsync(
 
     s2v lipsync --video in.mp4 --audio new.wav --checkpoint DIR --out out.mp4
     """
+    need_packages()
     from generation.job import LIP_SYNC_PROMPT, LipSyncJob
     from generation.lipsync import gather
     from generation.lipsync import lipsync as run
@@ -162,6 +165,7 @@ def convert(
     Ours holds safetensors only (no pickle), each model in a folder that diffusers or transformers can load; the network
     under our parameter names. Shard by shard: a 33 GB checkpoint needs the memory of one shard.
     """
+    need_packages()
     from generation.info import convert as run
 
     run(source, target, console)
@@ -172,9 +176,21 @@ def info(
     size: SizeOption = DEFAULT_SIZE,
 ) -> None:
     """What a checkpoint is, what it lacks, its parameters by group, and what a clip of a size costs."""
+    need_packages()
     from generation.info import info as run
 
     run(checkpoint, size, out)
+
+
+def need_packages() -> None:
+    """Raises InputError where the environment was made for curation only."""
+    from model.errors import InputError
+
+    missing = [name for name in ("torch", "diffusers", "transformers", "ftfy") if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"This needs {', '.join(missing)}: run `make env-model`, or install the extra: pip install -e '.[model]'"
+        )
 
 
 def common(
