@@ -45,9 +45,11 @@ format: .venv/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/ready  ## what Ray adds, and 100,000 clips without video; docs/performance.md has the others
+bench: .venv/model-ready  ## what Ray adds, 100,000 clips without video, and the model; docs/performance.md has the others
 	$(BIN)/python -m benchmarks.curation overhead
 	$(BIN)/python -m benchmarks.curation scale --clips 100000
+	$(BIN)/python -m benchmarks.model caches
+	$(BIN)/python -m benchmarks.model memory
 
 clean:
 	rm -rf .venv demo build *.egg-info

@@ -66,7 +66,7 @@ class AudioInjector(nn.Module):
         picture, count = layout.height * layout.width, noisy_BND.shape[1]
         frames = layout.heard
         owner = frames[layout.owner]
-        normed = torch.addcmul(heard.shift[:, owner], self.norm(noisy_BND), 1 + heard.scale[:, owner])
+        normed = self.norm(noisy_BND) * (1 + heard.scale)[:, owner] + heard.shift[:, owner]
         queries = self.attention.queries(normed)
         lead = layout.lead
         after = len(frames) * picture - lead - count  # whole frames, so that each is one row of a batch
@@ -77,16 +77,19 @@ class AudioInjector(nn.Module):
         return self.attention.output(mixed)
 
 
-def modulate(x_BSD: Tensor, shift_B2D: Tensor, scale_B2D: Tensor, split: int) -> Tensor:
-    """x * (1 + scale) + shift; slot 0 for the noisy tokens (timestep t), slot 1 for the others (timestep 0)."""
+def modulate(x_BSD: Tensor, shift_B2D: Tensor, scale_B2D: Tensor, split: int, dtype: torch.dtype) -> Tensor:
+    """x * (1 + scale) + shift; slot 0 for the noisy tokens (timestep t), slot 1 for the others (timestep 0).
+
+    In the dtype of the projections that follow: cast once, not by each of them.
+    """
     parts = zip(x_BSD.tensor_split((split,), 1), shift_B2D.split(1, 1), scale_B2D.split(1, 1), strict=True)
-    return torch.cat([torch.addcmul(shift, x, 1 + scale) for x, shift, scale in parts], 1)
+    return torch.cat([torch.addcmul(shift, x, 1 + scale).to(dtype) for x, shift, scale in parts], 1)
 
 
 def add_gated(x_BSD: Tensor, y_BSD: Tensor, gate_B2D: Tensor, split: int) -> Tensor:
-    """x + gate * y, with the slots of `modulate`."""
+    """x + gate * y in float32, with the slots of `modulate`."""
     parts = zip(x_BSD.tensor_split((split,), 1), y_BSD.tensor_split((split,), 1), gate_B2D.split(1, 1), strict=True)
-    return torch.cat([torch.addcmul(x, y.float(), gate) for x, y, gate in parts], 1)
+    return torch.cat([torch.addcmul(x, y, gate) for x, y, gate in parts], 1)
 
 
 class Block(nn.Module):
@@ -118,22 +121,27 @@ class Block(nn.Module):
     ) -> Tensor:
         """The float32 residual stream, one block on. `modulation`: at the timestep (slot 0), at timestep 0 (slot 1)."""
         heard = context if isinstance(context, Heard) else self.listen(context)
-        split = layout.split
+        split, dtype = layout.split, self.self_attn.q.weight.dtype
         modulation = modulation_B26D + self.modulation.float()[:, None]
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(2)
 
-        h = modulate(self.norm1(x_BSD), shift1, scale1, split)
-        q, (k, v) = self.self_attn.queries(h), self.self_attn.keys_values(h)
-        mixed = attend(rotate(q, rope), rotate(k, rope), v)
-        x_BSD = add_gated(x_BSD, self.self_attn.output(mixed), gate1, split)
-
-        q = self.cross_attn.queries(self.norm3(x_BSD))
-        x_BSD = x_BSD + self.cross_attn.output(attention(q, heard.text_k, heard.text_v, heard.text_bias))
-
-        h = modulate(self.norm2(x_BSD), shift2, scale2, split)
+        h = modulate(self.norm1(x_BSD), shift1, scale1, split, dtype)
+        x_BSD = add_gated(x_BSD, self.attend_to_tokens(h, rope, attend), gate1, split)
+        x_BSD = x_BSD + self.attend_to_text(self.norm3(x_BSD), heard)
+        h = modulate(self.norm2(x_BSD), shift2, scale2, split, dtype)
         x_BSD = add_gated(x_BSD, self.ffn(h), gate2, split)
-
         if self.audio_injector is not None and heard.audio is not None:
             noisy, others = x_BSD.tensor_split((split,), 1)
             x_BSD = torch.cat([noisy + self.audio_injector(noisy, heard.audio, layout), others], 1)
         return x_BSD
+
+    # Methods of their own, so that queries, keys and values are freed before the FFN needs the memory.
+
+    def attend_to_tokens(self, h_BSD: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        q = rotate(self.self_attn.queries(h_BSD), rope)
+        k, v = self.self_attn.keys_values(h_BSD)
+        return self.self_attn.output(attend(q, rotate(k, rope), v))
+
+    def attend_to_text(self, h_BSD: Tensor, heard: Heard) -> Tensor:
+        q = self.cross_attn.queries(h_BSD)
+        return self.cross_attn.output(attention(q, heard.text_k, heard.text_v, heard.text_bias))

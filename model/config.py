@@ -1,4 +1,4 @@
-"""The shape of a Wan-S2V network, and the arithmetic that follows from it: tokens, parameters, FLOPs."""
+"""The shape of a Wan-S2V network, and the arithmetic that follows from it: tokens, parameters, FLOPs, memory."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -133,3 +133,33 @@ class S2VConfig:
             "text": float(self.num_layers * text),
             "injection": float(len(self.audio_inject_layers) * injection),
         }
+
+    def weight_bytes(self) -> int:
+        return 2 * sum(self.parameters().values())
+
+    def cache_bytes(self, frames: int, height: int, width: int, motion: bool = True) -> int:
+        """What is kept while a clip is sampled, of one branch of guidance, with a prompt of `text_len` tokens."""
+        d, s = self.dim, self.tokens(frames, height, width, motion)
+        audio = frames * self.audio_tokens
+        stream = 4 * s * d  # pose, reference and motion tokens, float32
+        rope = 4 * s * self.head_dim  # half a head of cosines and of sines
+        context = 4 * (self.text_len + audio + frames) * d  # as the blocks' projections find it
+        text = 2 * 2 * self.text_len * d  # K and V of a block
+        injection = 2 * 2 * audio * d + 2 * 4 * frames * d  # K and V, shift and scale of an injecting block
+        return stream + rope + context + self.num_layers * text + len(self.audio_inject_layers) * injection
+
+    def activation_bytes(self, frames: int, height: int, width: int, motion: bool = True) -> int:
+        """The peak of what one forward pass of one sample holds when sampling, beside weights and caches.
+
+        For bfloat16 weights and attention that keeps no scores (flash). The residual stream and norms take 4 bytes a
+        value, what enters and leaves a projection 2. The peak is the largest of these moments:
+        """
+        d, s = self.dim, self.tokens(frames, height, width, motion)
+        return max(
+            # k turns: the stream; its normed copy, q, k and v; k in float32, its two halves turned, and both together
+            (4 + 4 * 2 + 4 + 2 * 2 + 4) * s * d,
+            # the FFN: the stream, now and before the block; its normed copy; hidden values before and after GELU
+            (2 * 4 + 2) * s * d + 2 * 2 * s * self.ffn_dim,
+            # short sequences: time_projection, whose weights become float32
+            4 * 6 * d * d,
+        )

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.model import FRAMES, LiveBytes, tracked_bytes
+from benchmarks.measuring import FRAMES, LiveBytes
+from benchmarks.model_memory import tracked_bytes
 from model.config import S2VConfig
 from model.network import S2VModel
 
