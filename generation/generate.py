@@ -1,23 +1,22 @@
 """`s2v generate`: an image, a sound and a prompt become a video."""
 
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from torch import Tensor
 
 from filters.weights import MissingWeights
-from generation import studio
 from generation.clip_frames import ClipFrames
 from generation.job import GenerateJob, Plan
 from generation.mouth import has_face
 from generation.pictures import cover, last_frames, read_image, to_tensor, video_seconds
-from generation.ranks import Team, divide
+from generation.ranks import Team
 from generation.sound import Sound, clock, read_sound
+from generation.studio import check_sound, content_digest, note, open_studio, refuse, write_video
 from model.audio_encoder import MOTION_FRAMES
-from model.checkpoint import Checkpoint
+from model.checkpoint import Checkpoint, check_network
 from model.long_video import Request, make_clips
 
 
@@ -35,8 +34,9 @@ class Materials:
 def gather(job: GenerateJob, console: Console) -> Materials:
     """Read and check everything that a user gave. Raises InputError."""
     job.check()
-    checkpoint = Checkpoint.open(Path(job.checkpoint))
+    checkpoint = Checkpoint.open(job.checkpoint)
     checkpoint.require()
+    check_network(checkpoint)
     picture = read_image(job.image)
     sound = read_sound(job.audio, job.audio_start, job.seconds)
     previous = last_frames(job.previous, MOTION_FRAMES) if job.previous else []
@@ -45,7 +45,7 @@ def gather(job: GenerateJob, console: Console) -> Materials:
     plan = Plan.of(shape, job.area, sound.frames, has_past=has_past, upstream=job.upstream_alignment)
     check_face(job, picture, console)
     check_pose(job, plan, console)
-    studio.check_sound(job, sound, console)
+    check_sound(job, sound, console)
     return Materials(checkpoint, picture, sound, previous, plan)
 
 
@@ -53,49 +53,35 @@ def check_face(job: GenerateJob, picture: np.ndarray, console: Console) -> None:
     try:
         found = has_face(picture)
     except MissingWeights as e:
-        console.print(f"[yellow]Note:[/] not checked for a face: {escape(str(e))}", soft_wrap=True)
+        note(f"not checked for a face: {e}", console)
         return
     if not found:
-        studio.refuse(job, f"No face was found in {job.image}: nothing would speak.", console)
+        refuse(job, f"No face was found in {job.image}: nothing would speak.", console)
 
 
 def check_pose(job: GenerateJob, plan: Plan, console: Console) -> None:
     if job.pose and (there := video_seconds(job.pose)) < plan.seconds - 0.1:
-        note = f"{job.pose} lasts {clock(there)} of {clock(plan.seconds)}: the rest is made without a pose."
-        console.print(f"[yellow]Note:[/] {escape(note)}", soft_wrap=True)
+        note(f"{job.pose} lasts {clock(there)} of {clock(plan.seconds)}: the rest is made without a pose.", console)
 
 
 def generate(job: GenerateJob, team: Team, console: Console) -> None:
     """Make the video. Every process of a team calls it; the first one writes."""
     given = gather(job, console)
-    plan, checkpoint = given.plan, given.checkpoint
-    text, negative = studio.text_states(job, team, checkpoint, console)
-    audio = studio.audio_states(team, checkpoint, given.sound, plan.clips, plan.lead)
-    network, vae = studio.load_models(job, team, checkpoint)
-    ranks, why = divide(team, network.config.num_heads, job.sampling.guidance)
-    studio.describe(job, plan, why, console)
+    plan = given.plan
+    studio = open_studio(job, team, given.checkpoint, given.sound, plan, console)
 
     def placed(pictures: list[np.ndarray]) -> Tensor:
         return to_tensor([cover(p, plan.height, plan.width) for p in pictures]).to(team.pictures)
 
-    pose = ClipFrames(job.pose, plan) if job.pose else None
     request = Request(
         reference=placed([given.picture]),
-        text=text,
-        negative=negative,
-        audio=audio,
-        pose=pose or (lambda clip: None),
+        text=studio.text,
+        negative=studio.negative,
+        audio=studio.audio,
+        pose=ClipFrames(job.pose, plan) if job.pose else lambda clip: None,
         previous=placed(given.previous) if given.previous else None,
         first_frame=job.first_frame,
     )
-    content = {name: studio.content_digest(getattr(job, name)) for name in ("image", "audio", "pose", "previous")}
-    saved = studio.saved_latents(job, team, checkpoint, **{f"{name}_digest": text for name, text in content.items()})
-    studio.write_video(
-        job,
-        plan,
-        given.sound,
-        team,
-        saved,
-        console,
-        lambda progress: make_clips(network, vae, request, job.sampling, saved=saved, progress=progress, ranks=ranks),
-    )
+    make = partial(make_clips, studio.network, studio.vae, request, job.sampling)
+    content = {f"{name}_content": content_digest(getattr(job, name)) for name in ("image", "audio", "pose", "previous")}
+    write_video(job, plan, given.sound, studio, console, make, **content)

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,15 +14,15 @@ from torch import Tensor
 from dataset.cut import SOUND_RATE
 from dataset.media import AUDIO_RATE
 from filters.pose import FRAMES
-from generation import studio
 from generation.clip_frames import ClipFrames
 from generation.job import LipSyncJob, Plan
 from generation.mouth import Mouths, track_mouths
 from generation.pictures import cover, frames_of, to_tensor
-from generation.ranks import Team, divide
+from generation.ranks import Team
 from generation.sound import LONGEST, Sound, clock, read_sound
+from generation.studio import check_sound, content_digest, note, open_studio, write_video
 from model.audio_frames import FRAME_RATE
-from model.checkpoint import Checkpoint
+from model.checkpoint import Checkpoint, check_network
 from model.errors import InputError
 from model.lip_sync import Edit, edit_clips
 from model.long_video import CLIP_FRAMES
@@ -41,8 +41,9 @@ class Materials:
 def gather(job: LipSyncJob, console: Console) -> Materials:
     """Read and check everything that a user gave, and find the mouth. Raises InputError."""
     job.check()
-    checkpoint = Checkpoint.open(Path(job.checkpoint))
+    checkpoint = Checkpoint.open(job.checkpoint)
     checkpoint.require()
+    check_network(checkpoint)
     sound = read_sound(job.audio, job.audio_start, job.seconds)
     with console.status("Looking for the mouth"):
         pictures = frames_of(job.video)
@@ -57,13 +58,11 @@ def gather(job: LipSyncJob, console: Console) -> Materials:
     plan = replace(plan, frames=len(small))
     if mouths.share < 1:
         hidden = clock((1 - mouths.share) * plan.seconds)
-        console.print(f"[yellow]Note:[/] the mouth is out of sight for {hidden}; the picture stays as it is there.")
-    if not job.force and abs(sound.frames - plan.frames) > FRAME_RATE:
-        console.print(
-            f"[yellow]Note:[/] the video lasts {clock(plan.seconds)}, the sound {clock(sound.frames / FRAME_RATE)}: "
-            "the video's length is kept, with silence after a shorter sound."
-        )
-    studio.check_sound(job, sound, console)
+        note(f"the mouth is out of sight for {hidden}; the picture stays as it is there.", console)
+    if abs(sound.frames - plan.frames) > FRAME_RATE:
+        both = f"the video lasts {clock(plan.seconds)}, the sound {clock(sound.frames / FRAME_RATE)}"
+        note(f"{both}: the video's length is kept, with silence after a shorter sound.", console)
+    check_sound(job, sound, console)
     return Materials(checkpoint, of_length(sound, plan.seconds), mouths, plan)
 
 
@@ -90,12 +89,8 @@ def of_length(sound: Sound, seconds: float) -> Sound:
 def lipsync(job: LipSyncJob, team: Team, console: Console) -> None:
     """Make the video. Every process of a team calls it; the first one writes."""
     given = gather(job, console)
-    plan, checkpoint = given.plan, given.checkpoint
-    text, negative = studio.text_states(job, team, checkpoint, console)
-    audio = studio.audio_states(team, checkpoint, given.sound, plan.clips, plan.lead)
-    network, vae = studio.load_models(job, team, checkpoint)
-    ranks, why = divide(team, network.config.num_heads, job.sampling.guidance)
-    studio.describe(job, plan, why, console)
+    plan = given.plan
+    studio = open_studio(job, team, given.checkpoint, given.sound, plan, console)
     frames = ClipFrames(job.video, plan)
 
     def source(clip: int) -> Tensor:
@@ -109,18 +104,18 @@ def lipsync(job: LipSyncJob, team: Team, console: Console) -> None:
         beyond = np.zeros((CLIP_FRAMES - len(masks), *masks.shape[1:]), np.float32)
         return torch.from_numpy(np.concatenate([masks, beyond]))
 
-    edit = Edit(face_picture(job, given).to(team.pictures), text, negative, audio, source, mask, job.keep_pixels)
-    digests = {f"{name}_digest": studio.content_digest(getattr(job, name)) for name in ("video", "audio")}
-    saved = studio.saved_latents(job, team, checkpoint, **digests)
-    studio.write_video(
-        job,
-        plan,
-        given.sound,
-        team,
-        saved,
-        console,
-        lambda progress: edit_clips(network, vae, edit, job.sampling, saved=saved, progress=progress, ranks=ranks),
+    edit = Edit(
+        reference=face_picture(job, given).to(team.pictures),
+        text=studio.text,
+        negative=studio.negative,
+        audio=studio.audio,
+        source=source,
+        mask=mask,
+        keep_pixels=job.keep_pixels,
     )
+    make = partial(edit_clips, studio.network, studio.vae, edit, job.sampling)
+    content = {f"{name}_content": content_digest(getattr(job, name)) for name in ("video", "audio")}
+    write_video(job, plan, given.sound, studio, console, make, **content)
 
 
 def face_picture(job: LipSyncJob, given: Materials) -> Tensor:

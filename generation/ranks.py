@@ -40,7 +40,7 @@ class Team:
         return held[0]  # type: ignore[return-value]
 
     def share_tensor(self, make: Callable[[], Tensor]) -> Tensor:
-        return self.share(lambda: make().cpu()).to(self.device)
+        return make().to(self.device) if self.world == 1 else self.share(lambda: make().cpu()).to(self.device)
 
 
 def join() -> Team:
@@ -53,6 +53,11 @@ def join() -> Team:
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
     return Team(int(os.environ.get("RANK", 0)), world, device)
+
+
+def leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 class LeadersVAE:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import av
 import torch
@@ -13,14 +13,14 @@ from torch import Tensor
 from generation.job import Job, Plan
 from generation.pictures import to_pictures
 from generation.progress import bars
-from generation.ranks import LeadersLatents, LeadersVAE, Team
+from generation.ranks import LeadersLatents, LeadersVAE, Team, divide
 from generation.saved import SavedLatents
 from generation.sound import SILENT, Sound, clock
 from generation.video_out import VideoWriter
-from model.audio_frames import clip_states
+from model.audio_frames import FRAME_RATE, clip_states
 from model.checkpoint import Checkpoint, load_network, network_config
 from model.errors import InputError, WorkError
-from model.long_video import CLIP_FRAMES, Clip, Progress
+from model.long_video import CLIP_FRAMES, Clip, Ranks
 from model.network import S2VModel
 from model.speech_encoder import load_speech_encoder
 from model.text_encoder import load_text_encoder
@@ -29,22 +29,26 @@ from model.vae import load_vae
 NOT_SETTINGS = {"out", "stream", "tile", "compiled", "force"}  # they don't change what is sampled
 
 
+def note(text: str, console: Console) -> None:
+    console.print(f"[yellow]Note:[/] {escape(text)}", soft_wrap=True)
+
+
 def refuse(job: Job, complaint: str, console: Console) -> None:
     """Something that is most likely a mistake: an error, or with --force a note."""
     if not job.force:
         raise InputError(f"{complaint} Pass --force to go on all the same.")
-    console.print(f"[yellow]Note:[/] {escape(complaint)}", soft_wrap=True)
+    note(complaint, console)
 
 
 def check_sound(job: Job, sound: Sound, console: Console) -> None:
     if sound.peak < SILENT:
         refuse(job, f"{job.audio} is silent (its peak is {sound.peak:.5f} of 1): nobody would speak.", console)
     if sound.rate < 16_000:
-        note = f"{job.audio} has {sound.rate} Hz: without what lies above {sound.rate // 2} Hz, lips are less sure."
-        console.print(f"[yellow]Note:[/] {escape(note)}", soft_wrap=True)
+        limit = sound.rate // 2
+        note(f"{job.audio} has {sound.rate} Hz: without what lies above {limit} Hz, lips are less sure.", console)
     if sound.frames < CLIP_FRAMES:
-        note = f"{job.audio} lasts {sound.frames / 16:.1f} s: a whole clip of 5 s is sampled, and cut."
-        console.print(f"[yellow]Note:[/] {escape(note)}", soft_wrap=True)
+        seconds = sound.frames / FRAME_RATE
+        note(f"{job.audio} lasts {seconds:.1f} s: a whole clip of 5 s is sampled, and cut.", console)
 
 
 def describe(job: Job, plan: Plan, why: str, console: Console) -> None:
@@ -55,8 +59,35 @@ def describe(job: Job, plan: Plan, why: str, console: Console) -> None:
         console.print(escape(why), soft_wrap=True)
 
 
+@dataclass(frozen=True)
+class Studio:
+    """Where videos are made: the models, the ranks, and what was said and is heard, encoded.
+
+    text, negative (L, text_dim). audio (clips, 25, audio_dim, 80).
+    """
+
+    team: Team
+    checkpoint: Checkpoint
+    network: S2VModel
+    vae: LeadersVAE
+    ranks: Ranks
+    text: Tensor
+    negative: Tensor
+    audio: Tensor
+
+
+def open_studio(job: Job, team: Team, checkpoint: Checkpoint, sound: Sound, plan: Plan, console: Console) -> Studio:
+    """The encoders one after another, each dropped before the next, then the network and the VAE."""
+    text, negative = text_states(job, team, checkpoint, console)
+    audio = audio_states(team, checkpoint, sound, plan)
+    network, vae = load_models(job, team, checkpoint)
+    ranks, why = divide(team, network.config.num_heads, job.sampling.guidance)
+    describe(job, plan, why, console)
+    return Studio(team, checkpoint, network, vae, ranks, text, negative, audio)
+
+
 def text_states(job: Job, team: Team, checkpoint: Checkpoint, console: Console) -> list[Tensor]:
-    """umT5's states of the prompt and of the negative one. The encoder is dropped before the network is loaded."""
+    """umT5's states of the prompt and of the negative one."""
     prompts = {"prompt": job.prompt, "negative prompt": job.negative}
 
     def encode() -> list[Tensor]:
@@ -65,31 +96,25 @@ def text_states(job: Job, team: Team, checkpoint: Checkpoint, console: Console) 
         encoder = load_text_encoder(*where, team.device, max_tokens=most)
         for name, prompt in prompts.items():
             if excess := encoder.excess_tokens(prompt):
-                console.print(
-                    f"[yellow]Note:[/] the {name} is cut: {excess} tokens are beyond the {most} that are read."
-                )
+                note(f"the {name} is cut: {excess} tokens are beyond the {most} that are read.", console)
         return [states.float().cpu() for states in encoder.encode(list(prompts.values()))]
 
     return [states.to(team.device) for states in team.share(encode)]
 
 
-def audio_states(team: Team, checkpoint: Checkpoint, sound: Sound, clips: int, lead: int) -> Tensor:
+def audio_states(team: Team, checkpoint: Checkpoint, sound: Sound, plan: Plan) -> Tensor:
     """(clips, 25, audio_dim, 80): what every clip hears."""
 
     def encode() -> Tensor:
         states = load_speech_encoder(checkpoint.path("speech_encoder"), team.device).states(sound.speech)
-        return clip_states(states, clips, CLIP_FRAMES, lead)
+        return clip_states(states, plan.clips, CLIP_FRAMES, plan.lead)
 
     return team.share_tensor(encode)
 
 
-def free_memory() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def load_models(job: Job, team: Team, checkpoint: Checkpoint) -> tuple[S2VModel, LeadersVAE]:
-    free_memory()
+    if team.device.type == "cuda":
+        torch.cuda.empty_cache()
     dtype = torch.bfloat16 if team.device.type == "cuda" else torch.float32
     network = load_network(checkpoint.folder, team.device, dtype).eval()
     if job.compiled:
@@ -113,31 +138,38 @@ def write_video(
     job: Job,
     plan: Plan,
     sound: Sound,
-    team: Team,
-    saved: LeadersLatents,
+    studio: Studio,
     console: Console,
-    make: Callable[[Progress], Iterator[Clip]],
+    make: Callable[..., Iterator[Clip]],
+    **content: str,
 ) -> None:
-    """Take clips as they are made and write them; what was sampled survives whatever goes wrong."""
-    size = (plan.width, plan.height)
+    """Take clips as they are made and write them; what was sampled survives whatever goes wrong.
+
+    content: digests of the files that the job names.
+    """
+    team = studio.team
+    saved = saved_latents(job, team, studio.checkpoint, **content)
     with bars(console, plan.clips, job.sampling.steps, shown=team.leads) as progress:
+        clips = make(saved=saved, progress=progress, ranks=studio.ranks)
         if not team.leads:
-            for _ in make(progress):
+            for _ in clips:
                 pass
             return
         try:
-            with VideoWriter(job.out, *size, sound.track, growing=job.stream) as video:
-                for clip in make(progress):
+            with VideoWriter(job.out, plan.width, plan.height, sound.track, growing=job.stream) as video:
+                for clip in clips:
                     video.add(to_pictures(clip.frames)[: plan.frames - video.frames])
         except torch.OutOfMemoryError as e:
-            smaller = (
-                f"--tile {job.tile // 2}" if job.tile > 256 else "--tile 512" if not job.tile else "a smaller --size"
-            )
-            raise WorkError(f"Out of memory. {saved.kept()} Run the same command again with {smaller}.") from e
+            raise WorkError(f"Out of memory. {saved.kept()} {less_memory(job)}") from e
         except (OSError, av.FFmpegError) as e:
             raise WorkError(f"{job.out} can't be written: {e}. {saved.kept()} Then run the same command again.") from e
     saved.remove()
     console.print(escape(f"{job.out}: {video.frames} frames."), soft_wrap=True)
+
+
+def less_memory(job: Job) -> str:
+    tile = job.tile // 2 if job.tile >= 256 else 512
+    return f"Run the same command again with --tile {tile}. If it was sampling, choose a smaller --size or more --gpus."
 
 
 def content_digest(path: str) -> str:

@@ -121,6 +121,14 @@ def stored_names(checkpoint: Checkpoint, config: S2VConfig, shards: Shards) -> d
     return stored
 
 
+def check_network(checkpoint: Checkpoint) -> S2VConfig:
+    """Fail before long work: every tensor of the network must be there, of its shape. Only headers are read."""
+    checkpoint.require("network")
+    config = network_config(checkpoint)
+    stored_names(checkpoint, config, Shards.find(checkpoint.path("network"), NETWORK))
+    return config
+
+
 def load_network(folder: Path | str, device: Device, dtype: torch.dtype | None = torch.bfloat16) -> S2VModel:
     """The network of a checkpoint folder, ready to train or to sample. dtype None: as stored.
 

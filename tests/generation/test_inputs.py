@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from dataset.media import AUDIO_RATE
 from generation import studio
@@ -108,6 +109,16 @@ def test_an_incomplete_checkpoint_is_told_before_long_work(options, copied, tmp_
     (folder / remove).unlink()
     assert s2v(options(tmp_path / "out.mp4", checkpoint=folder)) == 2
     assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_misshapen_tensor_is_named_before_long_work(options, copied, tmp_path, capsys):
+    folder = copied()
+    file = folder / "diffusion_pytorch_model-00001-of-00002.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("self_attn.q.weight"))
+    save_file(tensors | {name: tensors[name][:-1].clone()}, file, metadata={"format": "pt"})
+    assert s2v(options(tmp_path / "out.mp4", checkpoint=folder)) == 2
+    assert name in capsys.readouterr().err
 
 
 def test_a_picture_is_turned_upright_and_its_middle_shown(tmp_path):
