@@ -77,9 +77,8 @@ def cost_grid(config: S2VConfig, height: int, width: int) -> Grid:
     grid.add_row("all, TFLOP a forward pass", *(f"{p:,.3g}" for p in passes))
     grid.add_row("40 steps with guidance, PFLOP", *(f"{80 * p / 1e3:,.3g}" for p in passes))
     grid.add_section()
-    for name, count in (("caches of both branches", config.cache_bytes), ("activations", config.activation_bytes)):
-        branches = 2 if count == config.cache_bytes else 1
-        grid.add_row(name, *(decimal(branches * count(latents, height, width, motion)) for motion in (False, True)))
+    for name, count in (("caches of a branch", config.cache_bytes), ("activations", config.activation_bytes)):
+        grid.add_row(name, *(decimal(count(latents, height, width, motion)) for motion in (False, True)))
     grid.add_row("weights in bfloat16", *(decimal(config.weight_bytes()),) * 2)
     return grid
 

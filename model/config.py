@@ -155,9 +155,10 @@ class S2VConfig:
         value, what enters and leaves a projection 2. The peak is the largest of these moments:
         """
         d, s = self.dim, self.tokens(frames, height, width, motion)
+        video = frames * (height // TOKEN_STRIDE) * (width // TOKEN_STRIDE)
         return max(
-            # k turns: the stream; its normed copy, q, k and v; k in float32, its two halves turned, and both together
-            (4 + 4 * 2 + 4 + 2 * 2 + 4) * s * d,
+            # the injector's input: as at the FFN; video tokens normed, the scales of their frames, the product of both
+            (2 * 4 + 2) * s * d + 3 * 4 * video * d,
             # the FFN: the stream, now and before the block; its normed copy; hidden values before and after GELU
             (2 * 4 + 2) * s * d + 2 * 2 * s * self.ffn_dim,
             # short sequences: time_projection, whose weights become float32

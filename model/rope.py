@@ -26,8 +26,8 @@ def rope_table(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x_BSHK: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn every pair (2i, 2i + 1) of each head; in float32, returned in x's dtype."""
+    """Turn every pair (2i, 2i + 1) of each head; in float32, the table's dtype, returned in x's."""
     cos, sin = table
-    even, odd = x_BSHK.float().unflatten(-1, (-1, 2)).unbind(-1)
+    even, odd = x_BSHK.unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1)
     return turned.flatten(-2).to(x_BSHK.dtype)

@@ -7,14 +7,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from model.network import Conditions, S2VModel
+from model.network import Conditions, Encoded, S2VModel
 from model.parallel import ALONE, Parallel
 from model.schedulers import make_scheduler
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # latent (1, C, F, h, w), timestep () -> velocity
 Pin = Callable[[Tensor, Tensor, float], Tensor]  # latent, the noise that it began as, its noise level -> latent
 
-# Below this many tokens a forward pass doesn't fill an accelerator, and both branches of guidance go as one batch.
 BATCHED_TOKENS = 12_000
 
 
@@ -39,6 +38,11 @@ class BranchExchange(Protocol):
         ...
 
 
+def in_one_batch(encoded: Encoded) -> bool:
+    """Do both branches go as one batch? Where a forward pass is too short to fill a GPU; a CPU is filled by less."""
+    return encoded.pose.is_cuda and encoded.layout.tokens <= BATCHED_TOKENS
+
+
 class Guided:
     """v = u + guidance (c - u), where u knows neither prompt nor sound, and hears the negative prompt instead.
 
@@ -56,19 +60,19 @@ class Guided:
         exchange: BranchExchange | None = None,
     ):
         self.network, self.guidance, self.parallel, self.exchange = network, guidance, parallel, exchange
-        branches = [conditions]
+        told = network.encode(conditions, frames, parallel)
+        contexts = [told.context]
         if guidance > 1:
             silent = replace(conditions, text=[negative], audio=torch.zeros_like(conditions.audio))
-            h, w = conditions.reference.shape[-2:]
-            tokens = network.config.tokens(frames, 8 * h, 8 * w, conditions.motion is not None) // parallel.world
             if exchange:
-                branches = [(conditions, silent)[exchange.branch]]
-            elif tokens <= BATCHED_TOKENS:
+                contexts = [network.context((conditions, silent)[exchange.branch], frames)]
+            elif in_one_batch(told):
                 audio = torch.cat([conditions.audio, silent.audio])
-                branches = [replace(conditions, text=[*conditions.text, negative], audio=audio)]
+                both = replace(conditions, text=[*conditions.text, negative], audio=audio)
+                contexts = [network.context(both, frames)]
             else:
-                branches = [conditions, silent]
-        self.branches = [network.listen(network.encode(branch, frames, parallel)) for branch in branches]
+                contexts = [told.context, network.context(silent, frames)]
+        self.branches = [network.listen(replace(told, context=context)) for context in contexts]
 
     def __call__(self, latent_1CFhw: Tensor, timestep: Tensor) -> Tensor:
         velocities = []

@@ -22,7 +22,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_prediction(case: str):
+def test_prediction(case: str) -> None:
     config, height, width, motion = CASES[case]
     caches, activations = tracked_bytes(config, height, width, motion)
     assert config.cache_bytes(FRAMES, height, width, motion) == pytest.approx(caches, rel=0.1)

@@ -71,15 +71,24 @@ def test_one_key_stands_for_all_the_padding_of_a_prompt(network):
 
 
 @torch.inference_mode()
-def test_branches_of_guidance_are_the_same_in_one_batch_and_one_after_the_other(network, monkeypatch):
+def test_guidance_leads_away_from_what_knows_neither_prompt_nor_sound(network, monkeypatch):
     negative = make(seed=2).text[0][:4]
-    batched = Guided(network, make(), negative, 4.5, FRAMES)(LATENT, TIMES[0])
-    monkeypatch.setattr(sampler, "BATCHED_TOKENS", 0)
-    apart = Guided(network, make(), negative, 4.5, FRAMES)(LATENT, TIMES[0])
-    assert difference(batched, apart) < 1e-5
     told = network(LATENT, TIMES, make())
     untold = network(LATENT, TIMES, replace(make(), text=[negative], audio=torch.zeros_like(make().audio)))
-    assert difference(apart, untold + 4.5 * (told - untold)) < 1e-5
+    found = Guided(network, make(), negative, 4.5, FRAMES)(LATENT, TIMES[0])
+    assert difference(found, untold + 4.5 * (told - untold)) < 1e-5
+    monkeypatch.setattr(sampler, "in_one_batch", lambda encoded: True)
+    assert difference(Guided(network, make(), negative, 4.5, FRAMES)(LATENT, TIMES[0]), found) < 1e-5
+    assert difference(Guided(network, make(), negative, 1, FRAMES)(LATENT, TIMES[0]), told) < 1e-5
+
+
+@torch.inference_mode()
+def test_a_batch_of_prompts_of_different_lengths_is_what_each_is_alone(network):
+    first, second = make(), replace(make(seed=1), reference=make().reference, motion=make().motion, pose=make().pose)
+    both = replace(first, text=[first.text[0], second.text[0][:4]], audio=torch.cat([first.audio, second.audio]))
+    batch = network(LATENT.expand(2, -1, -1, -1, -1), TIMES.expand(2), both)
+    alone = replace(second, text=[second.text[0][:4]])
+    assert difference(batch, torch.cat([network(LATENT, TIMES, each) for each in (first, alone)])) < 1e-5
 
 
 @torch.inference_mode()
