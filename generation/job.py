@@ -1,5 +1,6 @@
 """What a user asks for, and the frames and clips that follow from it."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,8 +51,15 @@ class Job:
             )
         if Path(self.out).is_dir():
             raise InputError(f"--out {self.out} is a folder; give the name of a file.")
+        for given in self.inputs():
+            if Path(given).exists() and Path(self.out).exists() and os.path.samefile(given, self.out):
+                raise InputError(f"--out {self.out} is also given as input; choose another name.")
         if self.tile and (self.tile < 128 or self.tile % 64):
             raise InputError(f"--tile {self.tile}: give a multiple of 64 from 128 on, or 0 for no tiles.")
+
+    def inputs(self) -> list[str]:
+        """The files that are read."""
+        return [self.audio]
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,9 @@ class GenerateJob(Job):
     previous: str = ""
     first_frame: bool = False
     upstream_alignment: bool = False
+
+    def inputs(self) -> list[str]:
+        return [name for name in (self.audio, self.image, self.pose, self.previous) if name]
 
     def check(self) -> None:
         super().check()
@@ -75,6 +86,9 @@ class LipSyncJob(Job):
     video: str = ""
     person: int = 0
     keep_pixels: bool = False
+
+    def inputs(self) -> list[str]:
+        return [self.audio, self.video]
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ class LeadersLatents:
 
     def kept(self) -> str:
         """What there is, as a sentence."""
-        return f"{self.saved.finished} sampled clips are kept in {self.saved.folder}." if self.saved else ""
+        return f"{len(self.saved.files())} sampled clips are kept in {self.saved.folder}." if self.saved else ""
 
 
 class Branches:
@@ -119,7 +119,7 @@ def divide(team: Team, heads: int, guidance: float) -> tuple[Ranks, str]:
     branches = 2 if guidance > 1 and team.world % 2 == 0 else 1
     degrees = choose_degrees(team.world // branches, heads, int(os.environ.get("LOCAL_WORLD_SIZE", team.world)))
     mesh = build_mesh(degrees.ring, degrees.ulysses, heads)
-    why = [f"{team.world} ranks: guidance's two branches apart."] * (branches == 2) + [degrees.why] * (
-        mesh.sequence.size() > 1
-    )
-    return Ranks(SequenceParallel(mesh), Branches(mesh.replicas) if branches == 2 else None), " ".join(why)
+    why = "Half of the ranks for each branch of guidance. " if branches == 2 else ""
+    if mesh.sequence.size() > 1:
+        why += degrees.why
+    return Ranks(SequenceParallel(mesh), Branches(mesh.replicas) if branches == 2 else None), why

@@ -2,7 +2,7 @@
 
 import json
 import os
-import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,22 @@ from torch import Tensor
 
 
 class SavedLatents:
-    """A folder beside the video. It belongs to one set of settings; those of another are thrown away."""
+    """A folder beside the video. It belongs to one set of settings; latents of another are thrown away."""
 
     def __init__(self, video: str, settings: dict[str, Any]):
         self.folder = Path(f"{video}.latents")
+        self.record = self.folder / "settings.json"
         text = json.dumps(settings, indent=1, default=str, sort_keys=True)
-        record = self.folder / "settings.json"
-        if self.folder.is_dir() and (not record.is_file() or record.read_text() != text):
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        record.write_text(text)
+        if not self.record.is_file() or self.record.read_text() != text:
+            self.discard()
+        self.folder.mkdir(exist_ok=True)
+        self.record.write_text(text)
+
+    def files(self) -> list[Path]:
+        return sorted(self.folder.glob("clip-*"))
 
     def file(self, clip: int) -> Path:
         return self.folder / f"clip-{clip:05}.safetensors"
-
-    @property
-    def finished(self) -> int:
-        return len(list(self.folder.glob("clip-*.safetensors")))
 
     def load(self, clip: int) -> Tensor | None:
         try:
@@ -41,5 +40,12 @@ class SavedLatents:
         save_file({"latents": latents.contiguous().cpu()}, partial)
         os.replace(partial, self.file(clip))
 
+    def discard(self) -> None:
+        for file in (*self.files(), self.record):
+            file.unlink(missing_ok=True)
+
     def remove(self) -> None:
-        shutil.rmtree(self.folder)
+        """What is ours; the folder too, unless somebody keeps something in it."""
+        self.discard()
+        with suppress(OSError):
+            self.folder.rmdir()

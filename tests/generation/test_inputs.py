@@ -96,6 +96,12 @@ def test_mistakes(options, tmp_path, capsys, option, make, words):
     assert not list(tmp_path.glob("out.mp4*"))
 
 
+def test_the_video_must_not_overwrite_what_it_is_made_from(options, tmp_path, capsys):
+    video = write_video(tmp_path / "in.mp4", 1.0)
+    assert s2v(options(video, **{"continue": video})) == 2
+    assert "also given as input" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("remove", "words"),
     [
