@@ -151,9 +151,10 @@ def reported_errors() -> Iterator[None]:
     except (RunError, WorkError) as e:
         console.print(f"[bold red]Error:[/] {escape(str(e))}", soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        console.print("Stopped. What was finished is kept; run the same command again to go on.")
-        sys.exit(130)
+    except SystemExit as e:
+        if e.code == 130:  # what typer makes of Ctrl-C
+            console.print("Stopped. What was finished is kept; run the same command again to go on.")
+        raise
 
 
 def main(arguments: list[str] | None = None) -> None:

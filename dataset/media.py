@@ -284,12 +284,19 @@ def sample_frame(frame: Any, time: float, samplers: list[Sampler], painters: dic
 
 def read_audio(source: Opened, start: float, end: float, *, rate: int = AUDIO_RATE, layout: str = "mono") -> np.ndarray:
     """(channels, samples) float32 of [start, end) on the video's clock; silence where the source has no sound."""
+    return read_audio_until(source, start, end, rate=rate, layout=layout)[0]
+
+
+def read_audio_until(
+    source: Opened, start: float, end: float, *, rate: int = AUDIO_RATE, layout: str = "mono"
+) -> tuple[np.ndarray, int]:
+    """`read_audio`, and the number of samples after which the source has no more sound."""
     channels = 1 if layout == "mono" else 2
     out = np.zeros((channels, max(1, round((end - start) * rate))), np.float32)
     stream = source.audio
     if start > 0:
         source.seek(start - 0.5, stream)  # before the start: codecs need a run-up
-    resampler, cursor, shape = None, 0, None
+    resampler, cursor, shape, reached = None, 0, None, 0
     for frame in source.decoded(source.container.demux(stream)):
         if frame.pts is None:
             continue
@@ -302,7 +309,8 @@ def read_audio(source: Opened, start: float, end: float, *, rate: int = AUDIO_RA
             shape, cursor = now, round(begin * rate)
         for piece in resampler.resample(frame):
             cursor = paste(out, piece.to_ndarray(), cursor)
-    return out
+            reached = max(reached, min(cursor, out.shape[1]))
+    return out, reached
 
 
 def paste(out: np.ndarray, samples: np.ndarray, at: int) -> int:

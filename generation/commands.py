@@ -66,7 +66,7 @@ class Shared:
         from generation.job import NEGATIVE, parse_size
         from model.sampler import Sampling
 
-        same = ("audio", "checkpoint", "seconds", "audio_start", "stream", "tile", "compiled", "force")
+        same = ("audio", "checkpoint", "seconds", "audio_start", "gpus", "stream", "tile", "compiled", "force")
         return {name: getattr(self, name) for name in same} | {
             "out": self.video_out,
             "negative": self.negative or NEGATIVE,
@@ -201,14 +201,22 @@ def need_packages() -> None:
 
 def start(job: Any, gather: Callable[..., Any], run: Callable[..., None], gpus: int) -> None:
     """Here and now, or in one process a GPU once everything has been checked."""
+    import torch
+
     from generation.launch import launch, launched
     from generation.ranks import join, leave
+    from model.errors import WorkError
 
     if gpus > 1 and not launched():
         gather(job, console)
         sys.exit(launch(gpus, sys.argv[1:]))
     team = join()
-    run(job, team, console if team.leads else Console(quiet=True))
+    try:
+        run(job, team, console if team.leads else Console(quiet=True))
+    except torch.OutOfMemoryError as e:
+        raise WorkError(
+            f"Out of memory. Choose a smaller --size, or more --gpus. What was sampled is kept. ({e})"
+        ) from e
     leave()
 
 

@@ -14,9 +14,9 @@ from generation.mouth import has_face
 from generation.pictures import cover, last_frames, read_image, to_tensor, video_seconds
 from generation.ranks import Team
 from generation.sound import Sound, clock, read_sound
-from generation.studio import check_sound, content_digest, note, open_studio, refuse, write_video
+from generation.studio import check_checkpoint, check_sound, note, open_studio, refuse, write_video
 from model.audio_encoder import MOTION_FRAMES
-from model.checkpoint import Checkpoint, check_network
+from model.checkpoint import Checkpoint
 from model.long_video import Request, make_clips
 
 
@@ -34,15 +34,14 @@ class Materials:
 def gather(job: GenerateJob, console: Console) -> Materials:
     """Read and check everything that a user gave. Raises InputError."""
     job.check()
-    checkpoint = Checkpoint.open(job.checkpoint)
-    checkpoint.require()
-    check_network(checkpoint)
     picture = read_image(job.image)
     sound = read_sound(job.audio, job.audio_start, job.seconds)
     previous = last_frames(job.previous, MOTION_FRAMES) if job.previous else []
     has_past = bool(previous) or job.first_frame
     shape = previous[-1].shape if previous else picture.shape
-    plan = Plan.of(shape, job.area, sound.frames, has_past=has_past, upstream=job.upstream_alignment)
+    area = shape[0] * shape[1] if previous and shape[0] % 64 == shape[1] % 64 == 0 else job.area  # it keeps its size
+    plan = Plan.of(shape, area, sound.frames, has_past=has_past, upstream=job.upstream_alignment)
+    checkpoint = check_checkpoint(job, plan, console)
     check_face(job, picture, console)
     check_pose(job, plan, console)
     check_sound(job, sound, console)
@@ -66,7 +65,7 @@ def check_pose(job: GenerateJob, plan: Plan, console: Console) -> None:
 
 def generate(job: GenerateJob, team: Team, console: Console) -> None:
     """Make the video. Every process of a team calls it; the first one writes."""
-    given = gather(job, console)
+    given = team.share(lambda: gather(job, console))
     plan = given.plan
     studio = open_studio(job, team, given.checkpoint, given.sound, plan, console)
 
@@ -83,5 +82,4 @@ def generate(job: GenerateJob, team: Team, console: Console) -> None:
         first_frame=job.first_frame,
     )
     make = partial(make_clips, studio.network, studio.vae, request, job.sampling)
-    content = {f"{name}_content": content_digest(getattr(job, name)) for name in ("image", "audio", "pose", "previous")}
-    write_video(job, plan, given.sound, studio, console, make, **content)
+    write_video(job, plan, given.sound, studio, console, make)

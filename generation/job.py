@@ -16,6 +16,7 @@ NEGATIVE = (
     "violent emotion, fast shaking hands, badly drawn hands, extra or fused fingers, badly drawn face, deformed face, "
     "malformed limbs, third leg, walking backwards"
 )
+SMALLEST_TILE = 128  # pixels
 LIP_SYNC_PROMPT = "A person is speaking to the camera."
 
 
@@ -32,6 +33,7 @@ class Job:
     seconds: float | None = None
     audio_start: float = 0.0
     sampling: Sampling = field(default_factory=Sampling)
+    gpus: int = 1
     stream: bool = False
     tile: int = 0
     compiled: bool = False
@@ -49,13 +51,19 @@ class Job:
             raise InputError(
                 f"--out {self.out}: the folder {Path(self.out).absolute().parent} does not exist; make it."
             )
+        if not os.access(Path(self.out).absolute().parent, os.W_OK):
+            raise InputError(f"--out {self.out}: the folder can't be written to; choose another, or its permissions.")
+        if Path(f"{self.out}.latents").is_file():
+            raise InputError(
+                f"{self.out}.latents is a file, and latents are to be kept in a folder there; move it away."
+            )
         if Path(self.out).is_dir():
             raise InputError(f"--out {self.out} is a folder; give the name of a file.")
         for given in self.inputs():
             if Path(given).exists() and Path(self.out).exists() and os.path.samefile(given, self.out):
                 raise InputError(f"--out {self.out} is also given as input; choose another name.")
-        if self.tile and (self.tile < 128 or self.tile % 64):
-            raise InputError(f"--tile {self.tile}: give a multiple of 64 from 128 on, or 0 for no tiles.")
+        if self.tile and (self.tile < SMALLEST_TILE or self.tile % 64):
+            raise InputError(f"--tile {self.tile}: give a multiple of 64 from {SMALLEST_TILE} on, or 0 for no tiles.")
 
     def inputs(self) -> list[str]:
         """The files that are read."""

@@ -19,13 +19,15 @@ from generation.job import LipSyncJob, Plan
 from generation.mouth import Mouths, track_mouths
 from generation.pictures import cover, frames_of, to_tensor
 from generation.ranks import Team
-from generation.sound import LONGEST, Sound, clock, read_sound
-from generation.studio import check_sound, content_digest, note, open_studio, write_video
+from generation.sound import Sound, clock, read_sound
+from generation.studio import check_checkpoint, check_sound, note, open_studio, write_video
 from model.audio_frames import FRAME_RATE
-from model.checkpoint import Checkpoint, check_network
+from model.checkpoint import Checkpoint
 from model.errors import InputError
 from model.lip_sync import Edit, edit_clips
 from model.long_video import CLIP_FRAMES
+
+LONGEST = 300.0  # seconds; the tracker holds small copies of all frames, 10 MB a second
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,6 @@ class Materials:
 def gather(job: LipSyncJob, console: Console) -> Materials:
     """Read and check everything that a user gave, and find the mouth. Raises InputError."""
     job.check()
-    checkpoint = Checkpoint.open(job.checkpoint)
-    checkpoint.require()
-    check_network(checkpoint)
     sound = read_sound(job.audio, job.audio_start, job.seconds)
     with console.status("Looking for the mouth"):
         pictures = frames_of(job.video)
@@ -56,6 +55,7 @@ def gather(job: LipSyncJob, console: Console) -> Materials:
             )
         mouths = track_mouths(small, np.arange(len(small)) / FRAME_RATE, job.person)
     plan = replace(plan, frames=len(small))
+    checkpoint = check_checkpoint(job, plan, console)
     if mouths.share < 1:
         hidden = clock((1 - mouths.share) * plan.seconds)
         note(f"the mouth is out of sight for {hidden}; the picture stays as it is there.", console)
@@ -88,7 +88,7 @@ def of_length(sound: Sound, seconds: float) -> Sound:
 
 def lipsync(job: LipSyncJob, team: Team, console: Console) -> None:
     """Make the video. Every process of a team calls it; the first one writes."""
-    given = gather(job, console)
+    given = team.share(lambda: gather(job, console))
     plan = given.plan
     studio = open_studio(job, team, given.checkpoint, given.sound, plan, console)
     frames = ClipFrames(job.video, plan)
@@ -114,8 +114,7 @@ def lipsync(job: LipSyncJob, team: Team, console: Console) -> None:
         keep_pixels=job.keep_pixels,
     )
     make = partial(edit_clips, studio.network, studio.vae, edit, job.sampling)
-    content = {f"{name}_content": content_digest(getattr(job, name)) for name in ("video", "audio")}
-    write_video(job, plan, given.sound, studio, console, make, **content)
+    write_video(job, plan, given.sound, studio, console, make)
 
 
 def face_picture(job: LipSyncJob, given: Materials) -> Tensor:

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from dataset.media import JITTER, Counters, MediaError, Painter, open_source
-from dataset.scan import check_complete, probe
+from dataset.scan import check_complete, scan
 from model.audio_frames import FRAME_RATE
 from model.errors import InputError
 
@@ -75,9 +75,9 @@ def frames_of(path: str) -> Iterator[np.ndarray]:
 
 
 def video_seconds(path: str) -> float:
-    """By the header; raises InputError for what isn't a video."""
+    """Decodes all of it; raises InputError for what isn't a video, or only the beginning of one."""
     try:
-        return probe(path, Counters()).duration
+        return scan(path, Counters(), lambda time, picture: None).duration
     except MediaError as e:
         raise InputError(f"{path}: {e}; {e.remedy}.") from e
 

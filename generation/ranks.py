@@ -3,17 +3,20 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from generation.saved import SavedLatents
+from model.errors import InputError, WorkError
 from model.long_video import VAE, Ranks
 from model.sequence_parallel import SequenceParallel, build_mesh, choose_degrees
 
 T = TypeVar("T")
+PATIENCE = timedelta(hours=2)  # the others wait while the leader reads an encoder from a slow disk, or decodes
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,22 @@ class Team:
         return self.device if self.leads else torch.device("meta")
 
     def share(self, make: Callable[[], T]) -> T:
-        """What `make` returns to the leader, on every rank."""
+        """What `make` returns to the leader, on every rank. If it fails there, the others end without a word."""
         if self.world == 1:
             return make()
-        held = [make() if self.leads else None]
+        failure: Exception | None = None
+        held: list[Any] = [None, 0]  # what was made, or an exit code
+        if self.leads:
+            try:
+                held[0] = make()
+            except (InputError, WorkError) as e:
+                failure, held[1] = e, 2 if isinstance(e, InputError) else 1
         dist.broadcast_object_list(held, src=0, device=self.device if self.device.type == "cuda" else None)
-        return held[0]  # type: ignore[return-value]
+        if failure:
+            raise failure
+        if held[1]:
+            raise SystemExit(held[1])
+        return held[0]
 
     def share_tensor(self, make: Callable[[], Tensor]) -> Tensor:
         return make().to(self.device) if self.world == 1 else self.share(lambda: make().cpu()).to(self.device)
@@ -51,7 +64,7 @@ def join() -> Team:
     if cuda:
         torch.cuda.set_device(device)
     if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
+        dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None, timeout=PATIENCE)
     return Team(int(os.environ.get("RANK", 0)), world, device)
 
 

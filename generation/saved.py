@@ -18,7 +18,9 @@ class SavedLatents:
         self.folder = Path(f"{video}.latents")
         self.record = self.folder / "settings.json"
         text = json.dumps(settings, indent=1, default=str, sort_keys=True)
+        self.discarded = 0  # clips of other settings
         if not self.record.is_file() or self.record.read_text() != text:
+            self.discarded = len(self.files())
             self.discard()
         self.folder.mkdir(exist_ok=True)
         self.record.write_text(text)
@@ -37,7 +39,10 @@ class SavedLatents:
 
     def save(self, clip: int, latents: Tensor) -> None:
         partial = self.file(clip).with_suffix(".partial")
-        save_file({"latents": latents.contiguous().cpu()}, partial)
+        try:
+            save_file({"latents": latents.contiguous().cpu()}, partial)
+        except SafetensorError as e:  # how this library tells of a full disk
+            raise OSError(str(e)) from e
         os.replace(partial, self.file(clip))
 
     def discard(self) -> None:

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-import av
 import numpy as np
 
 from dataset.cut import SOUND_RATE
-from dataset.media import AUDIO_RATE, MediaError, Opened, open_sound, read_audio
+from dataset.media import AUDIO_RATE, MediaError, open_sound, read_audio_until
 from model.audio_frames import FRAME_RATE
 from model.errors import InputError
 
@@ -34,34 +33,30 @@ class Sound:
 
 
 def read_sound(path: str, start: float = 0.0, seconds: float | None = None) -> Sound:
-    """The sound of a file from `start` on, for `seconds` or to its end; any rate, any number of channels."""
+    """The sound of a file from `start` on, for `seconds` or to its end; any rate, any number of channels.
+
+    It is decoded to the end: headers are often wrong about where that is.
+    """
+    end = start + (seconds or LONGEST + 1)
     try:
         with open_sound(path) as opened:
-            there = duration(opened) - start
-            if there <= 0:
-                raise InputError(f"{path} lasts {clock(there + start)}: nothing is left after {start:g} s.")
-            wanted = there if seconds is None else min(seconds, there)
-            if wanted > LONGEST:
-                raise InputError(
-                    f"{path} lasts {clock(there)}, which is more than a run takes ({clock(LONGEST)}). Say how much of "
-                    "it to use with --seconds, and go on from there with --continue and --audio-start."
-                )
-            track = read_audio(opened, start, start + wanted, rate=SOUND_RATE, layout="stereo")
+            track, played = read_audio_until(opened, start, end, rate=SOUND_RATE, layout="stereo")
             opened.seek(0.0, opened.audio)
-            speech = read_audio(opened, start, start + wanted, rate=AUDIO_RATE)[0]
-            return Sound(speech, track, opened.audio.rate)
+            speech, heard = read_audio_until(opened, start, end, rate=AUDIO_RATE)
+            rate = opened.audio.rate
     except MediaError as e:
         raise InputError(f"{path}: {e}; {e.remedy}.") from e
-
-
-def duration(opened: Opened) -> float:
-    """Seconds, by the header."""
-    audio = opened.audio
-    if audio.duration:
-        return float(audio.duration * audio.time_base)
-    if opened.container.duration:
-        return opened.container.duration / av.time_base
-    raise MediaError("the header states no duration", "convert it to WAV, for example with `ffmpeg`")
+    sound = Sound(speech[0, :heard], track[:, :played], rate)
+    if heard > LONGEST * AUDIO_RATE:
+        raise InputError(
+            f"{path} lasts longer than a run takes ({clock(LONGEST)}). Say how much of it to use with --seconds, "
+            "and go on from there with --continue and --audio-start."
+        )
+    if heard < SHORT * AUDIO_RATE:
+        raise InputError(f"{path} has {heard / AUDIO_RATE:.2f} s of sound from {start:g} s on; {SHORT} s are needed.")
+    if not np.isfinite(sound.speech).all():
+        raise InputError(f"{path} holds samples that are no numbers: export it again.")
+    return sound
 
 
 def clock(seconds: float) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from transformers.utils import logging
 
 from model import text_encoder, vae
 from model.checkpoint import NETWORK, PARTS, Checkpoint, network_config, our_keys, stored_names
@@ -88,6 +89,7 @@ def write_text_encoder(given: Checkpoint, written: Checkpoint, progress: Progres
         tensors = network.state_dict()
         torch.save({official: tensors[name] for name, official in text_encoder.official_names(tensors).items()}, path)
     else:
+        logging.disable_progress_bar()
         network.save_pretrained(path, max_shard_size="5GB")
 
 

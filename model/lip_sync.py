@@ -64,7 +64,7 @@ def edit_clips(
         if latents is None:
             latents = sample_clip(
                 network,
-                replace(conditions, audio=audio[None], motion=motion[None]),
+                replace(conditions, audio=audio[None].to(target), motion=motion[None]),
                 edit.negative,
                 sampling,
                 number,

@@ -133,7 +133,7 @@ def make_clips(
         if latents is None:
             conditions = Conditions(
                 text=[request.text],
-                audio=request.audio[number][None],
+                audio=request.audio[number][None].to(reference),
                 reference=reference[None],
                 motion=None if motion is None else motion[None],
                 pose=pose_latents(vae, request.pose(number)),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from generation import launch
 from generation.video_out import VideoWriter
 from model import long_video, vae
 from tests.generation.conftest import voice, write_wav
@@ -52,7 +53,7 @@ def test_the_same_seed_makes_the_same_video_and_another_one_another(options, fil
     assert np.abs(watch(tmp_path / "other.mp4").frames - watch(film).frames[:16]).mean() > 10
 
 
-def test_a_stopped_run_goes_on_with_the_next_clip(options, film, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_with_the_next_clip(options, film, tmp_path, monkeypatch, capsys):
     """Stopped after two clips were sampled; the second run samples only the third, and the video is the same."""
     sampled = []
     original = long_video.sample_clip
@@ -66,6 +67,7 @@ def test_a_stopped_run_goes_on_with_the_next_clip(options, film, tmp_path, monke
     monkeypatch.setattr(long_video, "sample_clip", stop_at_third)
     out = tmp_path / "out.mp4"
     assert s2v(options(out)) == 130
+    assert "run the same command again" in " ".join(capsys.readouterr().err.split())
     assert not out.exists()
     assert len(list(tmp_path.glob("out.mp4.latents/clip-*"))) == 2
     sampled.clear()
@@ -127,6 +129,11 @@ def test_continuing_a_video_needs_no_warm_up_and_sees_its_end(options, film, tmp
     assert np.abs(first[:60] - fresh[:60]).mean() > 3
 
 
+def test_a_continuation_keeps_the_size_of_what_it_continues(options, film, tmp_path):
+    assert s2v(options(tmp_path / "next.mp4", size="256x256", seconds=1, **{"continue": film})) == 0
+    assert watch(tmp_path / "next.mp4").frames.shape == (16, 64, 64, 3)
+
+
 def test_beginning_with_the_image_keeps_the_first_frames(options, film, tmp_path):
     out = tmp_path / "out.mp4"
     assert s2v(options(out, seconds=5, init_first_frame=True)) == 0  # 80 frames: one clip, of which nothing is cut
@@ -143,17 +150,34 @@ def test_odd_lengths_and_formats_of_sound(options, tmp_path, capsys):
     assert len(watch(tmp_path / "out.mp4").frames) == 17  # 16.48, rounded up
 
 
-def test_two_ranks_make_what_one_makes(options, tmp_path):
-    """Guidance's branches on one rank each; and without guidance, the sequence over both (Ulysses)."""
+def test_two_ranks_make_what_one_makes(options, tmp_path, capfd):
+    """Guidance's branches on one rank each, under torchrun; without guidance, the sequence on both, as --gpus does."""
     for guidance in (4.5, 1):
         alone, shared = (tmp_path / f"{name}-{guidance}.mp4" for name in ("alone", "shared"))
         assert s2v(options(alone, guidance=guidance, seconds=6)) == 0
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "cli"]
         arguments = options(shared, guidance=guidance, seconds=6)
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr
-        assert "96 frames" in done.stderr
+        if guidance == 1:
+            assert launch.run(2, arguments) == 0
+        else:
+            torchrun = [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                "--nproc-per-node=2",
+                "-m",
+                "cli",
+            ]
+            assert subprocess.run([*torchrun, *arguments], timeout=300, check=False).returncode == 0
+        assert "96 frames" in capfd.readouterr().err
         assert alike(alone, shared)
+
+
+def test_a_mistake_under_several_ranks_is_told_once_and_without_a_traceback(options, tmp_path, capfd):
+    assert launch.run(2, options(tmp_path / "out.mp4", image="/nowhere.png")) == 2
+    told = capfd.readouterr().err
+    assert told.count("There is no image") == 1
+    assert "Traceback" not in told
 
 
 def test_many_gpus_on_a_machine_without(options, tmp_path, capsys):

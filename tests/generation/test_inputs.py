@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,10 +15,11 @@ from generation.job import Plan, parse_size
 from generation.pictures import cover, frames_of, read_image, to_pictures, to_tensor
 from generation.sound import read_sound
 from generation.video_out import VideoWriter
+from model.config import S2VConfig
 from model.long_video import CLIP_FRAMES
 from tests.generation.conftest import RATE, voice, write_wav
 from tests.generation.films import s2v, watch
-from tests.videos import clicks, write_video
+from tests.videos import clicks, moving_square, write_video
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +54,13 @@ def cut_png(path):
 
 def long_wav(path):
     """Three hours at a low rate."""
-    return write_wav(path, np.zeros(3 * 3600 * 200), rate=200)
+    return write_wav(path, np.zeros(3 * 3600 * 1000), rate=1000)
+
+
+def half_video(path):
+    whole = write_video(path.with_suffix(".mkv"), 8.0, picture=moving_square).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    return path
 
 
 def mute_video(path):
@@ -73,10 +81,11 @@ def mute_video(path):
         ("audio", long_wav, "--seconds"),
         ("audio", mute_video, "no audio stream"),
         ("audio", lambda path: "/nowhere.wav", "no such file"),
-        ("audio-start", lambda path: 60, "nothing is left"),
+        ("audio-start", lambda path: 60, "0.5 s are needed"),
         ("continue", text_file, "not a video"),
         ("pose", lambda path: "/nowhere.mp4", "no such file"),
         ("pose", text_file, "not a video"),
+        ("pose", half_video, "truncated"),
         ("checkpoint", lambda path: "/nowhere", "does not exist"),
         ("checkpoint", lambda path: path.parent, "Wan-AI/Wan2.2-S2V-14B"),
         ("size", lambda path: "huge", "WIDTHxHEIGHT"),
@@ -115,6 +124,13 @@ def test_an_incomplete_checkpoint_is_told_before_long_work(options, copied, tmp_
     (folder / remove).unlink()
     assert s2v(options(tmp_path / "out.mp4", checkpoint=folder)) == 2
     assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_damaged_vae_is_told_before_long_work(options, copied, tmp_path, capsys):
+    vae = copied() / "Wan2.1_VAE.pth"
+    vae.write_bytes(vae.read_bytes()[:-5000])
+    assert s2v(options(tmp_path / "out.mp4", checkpoint=vae.parent)) == 2
+    assert "Wan2.1_VAE.pth" in capsys.readouterr().err
 
 
 def test_a_misshapen_tensor_is_named_before_long_work(options, copied, tmp_path, capsys):
@@ -186,6 +202,25 @@ def test_sound_of_any_rate_is_heard_alike(tmp_path, rate, channels):
     assert sound.track.shape == (2, RATE)
     assert sound.frames == 16
     assert np.corrcoef(sound.speech[100:-100], expected[100:-100])[0, 1] > 0.97
+
+
+def test_sound_is_read_to_its_end_whatever_the_header_says(tmp_path):
+    """Raw AAC has no header to tell its length, and a guess from the first frames is wrong."""
+    sound = np.concatenate([voice(2), np.zeros(6 * RATE), voice(2)]).astype(np.float32)
+    with av.open(str(tmp_path / "a.aac"), "w", format="adts") as file:
+        stream = file.add_stream("aac", rate=RATE, layout="mono")
+        for at in range(0, len(sound), 1024):
+            piece = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound[None, at : at + 1024]), "fltp", "mono")
+            piece.sample_rate, piece.pts = RATE, at
+            file.mux(stream.encode(piece))
+        file.mux(stream.encode(None))
+    assert abs(read_sound(str(tmp_path / "a.aac")).speech.size / AUDIO_RATE - 10) < 0.05
+
+
+def test_a_network_that_does_not_fit_is_refused(options, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(S2VConfig, "weight_bytes", lambda self: 10**13)
+    assert s2v(options(tmp_path / "out.mp4")) == 2
+    assert "are needed" in capsys.readouterr().err
 
 
 def test_sizes():
