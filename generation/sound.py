@@ -37,7 +37,7 @@ def read_sound(path: str, start: float = 0.0, seconds: float | None = None) -> S
 
     It is decoded to the end: headers are often wrong about where that is.
     """
-    end = start + (seconds or LONGEST + 1)
+    end = start + min(seconds or LONGEST + 1, LONGEST + 1)  # enough to see that it is too long
     try:
         with open_sound(path) as opened:
             track, played = read_audio_until(opened, start, end, rate=SOUND_RATE, layout="stereo")

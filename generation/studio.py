@@ -59,7 +59,7 @@ def check_checkpoint(job: Job, plan: Plan, console: Console) -> Checkpoint:
     """Every part whole, and room for it. Headers are read and files mapped; no weights are."""
     checkpoint = Checkpoint.open(job.checkpoint)
     checkpoint.require()
-    config = check_network(checkpoint)
+    config, *_ = check_network(checkpoint)
     vae.load_vae(checkpoint.path("vae"), "cpu", dtype=None)
     text_encoder.load_network(checkpoint.path("text_encoder"), "cpu", dtype=None)
     speech_encoder.load_speech_encoder(checkpoint.path("speech_encoder"), "cpu")

@@ -16,11 +16,6 @@ def resample(states_LTC: Tensor, rate: float, target: float, length: int | None 
     return F.interpolate(states_LTC.transpose(1, 2), size=wanted, mode="linear", align_corners=True).transpose(1, 2)
 
 
-def clip_count(states: int, clip_frames: int, fps: float = FRAME_RATE) -> int:
-    """Clips that the official code makes of so many states at 30 a second; a whole number of clips gets one more."""
-    return int(states / (clip_frames * (STATE_RATE / fps))) + 1
-
-
 def state_indices(frames: int, fps: float = FRAME_RATE) -> np.ndarray:
     """(frames,) the state at 30 a second that each video frame hears: round half to even, of times taken in float64.
 

@@ -121,12 +121,15 @@ def stored_names(checkpoint: Checkpoint, config: S2VConfig, shards: Shards) -> d
     return stored
 
 
-def check_network(checkpoint: Checkpoint) -> S2VConfig:
-    """Fail before long work: every tensor of the network must be there, of its shape. Only headers are read."""
+def check_network(checkpoint: Checkpoint) -> tuple[S2VConfig, Shards, dict[str, str]]:
+    """Fail before long work: every tensor of the network must be there, of its shape. Only headers are read.
+
+    Returns the config, the files, and {name in them: our name}.
+    """
     checkpoint.require("network")
     config = network_config(checkpoint)
-    stored_names(checkpoint, config, Shards.find(checkpoint.path("network"), NETWORK))
-    return config
+    shards = Shards.find(checkpoint.path("network"), NETWORK)
+    return config, shards, stored_names(checkpoint, config, shards)
 
 
 def load_network(folder: Path | str, device: Device, dtype: torch.dtype | None = torch.bfloat16) -> S2VModel:
@@ -135,10 +138,7 @@ def load_network(folder: Path | str, device: Device, dtype: torch.dtype | None =
     Tensors go from the files to the device one by one, so memory never holds the network twice.
     """
     checkpoint = Checkpoint.open(folder)
-    checkpoint.require("network")
-    config = network_config(checkpoint)
-    shards = Shards.find(checkpoint.path("network"), NETWORK)
-    ours = stored_names(checkpoint, config, shards)
+    config, shards, ours = check_network(checkpoint)
     network = on_meta(lambda: S2VModel(config), checkpoint.folder)
     tensors = {ours[name]: tensor.to(dtype or tensor.dtype) for name, tensor in shards.read(device)}
     network.load_state_dict(tensors, assign=True)

@@ -16,3 +16,11 @@ def real_clips() -> Path:
     if not folder.is_dir():
         pytest.skip("needs real clips in ../shared/clips/dev beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete random checkpoint in the official layout. Not to be changed: copy it first."""
+    from tests.tiny_checkpoint import write_tiny_checkpoint  # torch, which most tests do without
+
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))

@@ -7,15 +7,8 @@ import numpy as np
 import pytest
 
 from filters import weights
-from tests.tiny_checkpoint import write_tiny_checkpoint
 
 RATE = 48_000
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete random checkpoint in the official layout. Not to be changed: copy it first."""
-    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")

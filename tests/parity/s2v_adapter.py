@@ -2,7 +2,7 @@
 
 import torch
 
-from model.audio_frames import clip_count, pick_states, resample, state_indices
+from model.audio_frames import STATE_RATE, pick_states, resample, state_indices
 from model.config import S2VConfig
 from model.layout import PACKED, Layout, grid
 from model.long_video import Request, make_clips
@@ -61,7 +61,7 @@ def rope_apply(x, freqs):
 
 
 def bucket(feat, fps, batch_frames, m):
-    clips = clip_count(feat.shape[1], batch_frames, fps)
+    clips = int(feat.shape[1] / (batch_frames * (STATE_RATE / fps))) + 1  # a whole number of clips gets one more
     return pick_states(feat, state_indices(clips * batch_frames, fps), context=m), clips
 
 
