@@ -140,7 +140,7 @@ generation.commands.register(app)
 @contextmanager
 def reported_errors() -> Iterator[None]:
     """Errors that a person can act on end the program with a sentence: 2 for usage, 1 for failure."""
-    from curation.config import RunError, UsageError
+    from dataset.errors import RunError, UsageError
     from model.errors import InputError, WorkError
 
     try:

@@ -26,18 +26,18 @@ from rich.table import Table as Grid
 from benchmarks.peer_filters import PeerFaces, PeerMotion, PeerText
 from curation import ingest, measure
 from curation.chain import Chain, Job
-from curation.config import RunError
 from curation.policy import Policy, Rule
 from curation.recipe import Recipe
 from curation.run import write_settings
 from curation.score_rows import ScoreRows
 from curation.select import select
 from curation.sources import Item
-from curation.stage import Resources, run_tasks, start_ray, worker_count
 from curation.status import status
+from dataset.errors import RunError
 from dataset.media import Counters
 from dataset.records import Clip, MediaFacts, make_clip_id
 from dataset.scan import probe
+from dataset.stage import Resources, run_tasks, start_ray, worker_count
 
 console = Console(width=120)
 OPS = {"motion": "peer_motion", "ocr": "peer_text", "face": "peer_faces"}

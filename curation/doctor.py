@@ -9,8 +9,8 @@ import av
 from rich.console import Console
 from rich.table import Table as Grid
 
-from curation.config import RunError
 from curation.recipe import PLANNED, find_filter, shipped_names
+from dataset.errors import RunError
 from filters import weights
 
 MODEL = ("torch", "diffusers", "transformers")

@@ -6,7 +6,9 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from curation.config import UsageError, find, load, suggest
+from curation.config import find
+from dataset.config import load, suggest
+from dataset.errors import UsageError
 from dataset.tables import short_hash
 from filters.base import Filter, Measurement
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import av
 
-from curation.config import RunError
 from curation.layout import TRACKS
 from curation.stored import find_clip, row_of
 from dataset.draw import draw_pose
+from dataset.errors import RunError
 from dataset.tables import write_atomically
 from dataset.tracks import Tracks
 

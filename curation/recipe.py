@@ -12,7 +12,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 import filters as shipped
-from curation.config import RunError, UsageError, find, load, parse, suggest
+from curation.config import find
+from dataset.config import load, parse, suggest
+from dataset.errors import RunError, UsageError
 from dataset.tables import short_hash
 from filters import weights
 from filters.base import Filter

@@ -12,7 +12,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from curation import ingest, measure, pack
-from curation.config import RunError
 from curation.layout import FAILURES, save, table
 from curation.policy import Policy, load_policy
 from curation.recipe import Recipe, absolute, ensure_weights, load_recipe
@@ -20,10 +19,11 @@ from curation.report import write_report
 from curation.score_rows import ScoreRows
 from curation.select import select
 from curation.sources import expand
-from curation.stage import Resources, run_tasks, start_ray, worker_count
 from curation.status import status
 from curation.stored import NotADataset
 from curation.stored import settings as stored_settings
+from dataset.errors import RunError
+from dataset.stage import Resources, run_tasks, start_ray, worker_count
 from dataset.tables import write_atomically
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import fsspec
 import pyarrow.parquet as pq
 
-from curation.config import UsageError
+from dataset.errors import UsageError
 from dataset.media import MediaError
 
 VIDEO = {

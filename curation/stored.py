@@ -6,10 +6,11 @@ import fsspec
 import pyarrow.compute as pc
 import yaml
 
-from curation.config import Model, UsageError, parse
 from curation.layout import CLIPS, clips_of, read, table
 from curation.policy import Policy
 from curation.recipe import Recipe
+from dataset.config import Model, parse
+from dataset.errors import UsageError
 from dataset.records import Clip
 
 

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 from torch import Tensor
 
+from dataset.pictures import cover
 from generation.job import Plan
-from generation.pictures import cover, frames_of, to_tensor
+from generation.pictures import frames_of
+from model.pixels import to_tensor
 
 
 class ClipFrames:

@@ -7,17 +7,19 @@ import numpy as np
 from rich.console import Console
 from torch import Tensor
 
+from dataset.pictures import cover
 from filters.weights import MissingWeights
 from generation.clip_frames import ClipFrames
 from generation.job import GenerateJob, Plan
 from generation.mouth import has_face
-from generation.pictures import cover, last_frames, read_image, to_tensor, video_seconds
+from generation.pictures import last_frames, read_image, video_seconds
 from generation.ranks import Team
 from generation.sound import Sound, clock, read_sound
 from generation.studio import check_checkpoint, check_sound, note, open_studio, refuse, write_video
 from model.audio_encoder import MOTION_FRAMES
 from model.checkpoint import Checkpoint
 from model.long_video import Request, make_clips
+from model.pixels import to_tensor
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from dataset.cut import SOUND_RATE
 from dataset.media import AUDIO_RATE
+from dataset.pictures import cover
 from filters.pose import FRAMES
 from generation.clip_frames import ClipFrames
 from generation.job import LipSyncJob, Plan
 from generation.mouth import Mouths, track_mouths
-from generation.pictures import cover, frames_of, to_tensor
+from generation.pictures import frames_of
 from generation.ranks import Team
 from generation.sound import Sound, clock, read_sound
 from generation.studio import check_checkpoint, check_sound, note, open_studio, write_video
@@ -26,6 +27,7 @@ from model.checkpoint import Checkpoint
 from model.errors import InputError
 from model.lip_sync import Edit, edit_clips
 from model.long_video import CLIP_FRAMES
+from model.pixels import to_tensor
 
 LONGEST = 300.0  # seconds; the tracker holds small copies of all frames, 10 MB a second
 

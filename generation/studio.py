@@ -12,19 +12,19 @@ from rich.filesize import decimal
 from rich.markup import escape
 from torch import Tensor
 
+from dataset.video_out import VideoWriter
 from generation.job import SMALLEST_TILE, Job, Plan
-from generation.pictures import to_pictures
 from generation.progress import bars
 from generation.ranks import LeadersLatents, LeadersVAE, Team, divide
 from generation.saved import SavedLatents
 from generation.sound import SILENT, Sound, clock
-from generation.video_out import VideoWriter
 from model import speech_encoder, text_encoder, vae
 from model.audio_frames import FRAME_RATE, clip_states
 from model.checkpoint import Checkpoint, check_network, load_network, network_config
 from model.errors import InputError, WorkError
 from model.long_video import CLIP_FRAMES, Clip, Ranks
 from model.network import S2VModel
+from model.pixels import to_pictures
 from model.speech_encoder import load_speech_encoder
 from model.text_encoder import load_text_encoder
 from model.vae import load_vae
@@ -179,7 +179,7 @@ def write_video(
                 pass
             return
         try:
-            with VideoWriter(job.out, plan.width, plan.height, sound.track, growing=job.stream) as video:
+            with VideoWriter(job.out, plan.width, plan.height, FRAME_RATE, sound.track, growing=job.stream) as video:
                 for clip in clips:
                     video.add(to_pictures(clip.frames)[: plan.frames - video.frames])
         except torch.OutOfMemoryError as e:

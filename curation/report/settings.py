@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 import fsspec
 import yaml
 
-from curation.config import Model, UsageError, parse
 from curation.policy import Policy, Rule, load_policy
 from curation.recipe import Recipe
+from dataset.config import Model, parse
+from dataset.errors import UsageError
 from filters.base import Filter
 
 

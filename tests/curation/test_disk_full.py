@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from curation.layout import SCORES, read
-from curation.stage import start_ray
+from dataset.stage import start_ray
 from tests.curation.test_run import Workshop, s2v, write_good
 
 

@@ -14,7 +14,7 @@ import yaml
 
 import cli
 from curation.layout import FAILURES, SCORES, VERDICTS, read
-from curation.stage import start_ray
+from dataset.stage import start_ray
 from tests.videos import clicks, moving_square, write_video
 
 PLUGINS = Path(__file__).parent / "plugins.py"

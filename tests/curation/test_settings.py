@@ -2,9 +2,10 @@
 
 import pytest
 
-from curation.config import UsageError, load
 from curation.policy import Policy, load_policy
 from curation.recipe import Recipe, digests, load_recipe
+from dataset.config import load
+from dataset.errors import UsageError
 
 
 def recipe(tmp_path, text: str) -> Recipe:

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation.config import UsageError
 from curation.sources import FetchError, Item, expand, local_copy
+from dataset.errors import UsageError
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from generation.video_out import VideoWriter
+from dataset.video_out import VideoWriter
 from tests.generation.conftest import RATE, write_wav
 from tests.generation.films import s2v, watch
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from dataset.video_out import VideoWriter
 from generation import launch
-from generation.video_out import VideoWriter
 from model import long_video, vae
 from tests.generation.conftest import voice, write_wav
 from tests.generation.films import s2v, watch
@@ -187,7 +187,7 @@ def test_many_gpus_on_a_machine_without(options, tmp_path, capsys):
 
 def test_a_pose_video_changes_the_picture(options, tmp_path, film):
     pose = tmp_path / "pose.mp4"
-    with VideoWriter(str(pose), 64, 64, None) as video:
+    with VideoWriter(str(pose), 64, 64, 16, None) as video:
         video.add(np.random.default_rng(0).integers(0, 255, (40, 64, 64, 3), np.uint8))
     assert s2v(options(tmp_path / "posed.mp4", seconds=3, pose=pose)) == 0
     assert np.abs(watch(tmp_path / "posed.mp4").frames - watch(film).frames[:48]).mean() > 3

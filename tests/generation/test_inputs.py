@@ -9,14 +9,16 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dataset.media import AUDIO_RATE
+from dataset.pictures import cover
+from dataset.video_out import VideoWriter
 from generation import studio
 from generation.clip_frames import ClipFrames
 from generation.job import Plan, parse_size
-from generation.pictures import cover, frames_of, read_image, to_pictures, to_tensor
+from generation.pictures import frames_of, read_image
 from generation.sound import read_sound
-from generation.video_out import VideoWriter
 from model.config import S2VConfig
 from model.long_video import CLIP_FRAMES
+from model.pixels import to_pictures, to_tensor
 from tests.generation.conftest import RATE, voice, write_wav
 from tests.generation.films import s2v, watch
 from tests.videos import clicks, moving_square, write_video
@@ -186,7 +188,7 @@ def test_what_is_written_looks_and_sounds_like_what_was_given(tmp_path):
     colours = np.array([[200, 40, 30], [30, 180, 60], [20, 60, 200], [128, 128, 128]], np.uint8)
     pictures = np.repeat(np.repeat(colours.reshape(2, 2, 3), 64, 0), 64, 1)[None].repeat(32, 0)
     sound = np.repeat(clicks(2.0)[None], 2, 0)
-    with VideoWriter(str(tmp_path / "out.mp4"), 128, 128, sound) as video:
+    with VideoWriter(str(tmp_path / "out.mp4"), 128, 128, 16, sound) as video:
         video.add(pictures)
     film = watch(tmp_path / "out.mp4")
     assert np.abs(film.frames - pictures)[:, 16:48, 16:48].mean() < 3

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+from dataset.pictures import cover
 from generation.mouth import track_mouths
-from generation.pictures import cover, frames_of
+from generation.pictures import frames_of
 from tests.generation.films import s2v, watch
 
 pytestmark = pytest.mark.real

@@ -15,7 +15,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-from curation.config import RunError, UsageError
+from dataset.errors import RunError, UsageError
 
 GO_ON = "What was finished is kept; run the same command again to go on."
 Worker = Callable[[Any], dict[str, int]]  # one task -> what it did

@@ -11,7 +11,6 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from dataset.cut import SOUND_RATE, TICK, SoundTrack
-from model.audio_frames import FRAME_RATE
 
 BT709 = 1  # for primaries and transfer, as libav numbers them
 # The header waits for the first fragment: only then can it tell players to skip the silence that AAC begins with.
@@ -19,18 +18,21 @@ GROWING = {"movflags": "delay_moov+default_base_moof", "frag_duration": "500000"
 
 
 class VideoWriter:
-    """Frames are added as they are made; the sound is cut to them. The file appears when it is whole.
+    """Frames are added as they are made, `fps` a second; the sound (2, samples) is cut to them. The file appears when it
+    is whole.
 
     growing: instead a fragmented mp4 under its final name, which players can follow while it is written.
     """
 
-    def __init__(self, path: str, width: int, height: int, sound: np.ndarray | None, *, growing: bool = False):
-        self.path, self.growing, self.frames = path, growing, 0
+    def __init__(
+        self, path: str, width: int, height: int, fps: int, sound: np.ndarray | None, *, growing: bool = False
+    ):
+        self.path, self.fps, self.growing, self.frames = path, fps, growing, 0
         self.target = path if growing else str(Path(path).with_name(f".{Path(path).name}.partial"))
         self.container = av.open(
             self.target, "w", format="mp4", options=GROWING if growing else {"movflags": "faststart"}
         )
-        self.video = self.container.add_stream("libx264", rate=FRAME_RATE)
+        self.video = self.container.add_stream("libx264", rate=fps)
         self.video.width, self.video.height, self.video.pix_fmt = width, height, "yuv420p"
         context = self.video.codec_context
         context.time_base = TICK
@@ -44,11 +46,11 @@ class VideoWriter:
         for picture in pictures:
             frame = av.VideoFrame.from_ndarray(picture, "rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
-            frame.pts, frame.time_base = round(Fraction(self.frames, FRAME_RATE) / TICK), TICK
+            frame.pts, frame.time_base = round(Fraction(self.frames, self.fps) / TICK), TICK
             self.container.mux(self.video.encode(frame))
             self.frames += 1
             if self.audio:
-                self.audio.write_until(self.frames / FRAME_RATE)
+                self.audio.write_until(self.frames / self.fps)
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -63,7 +65,7 @@ class VideoWriter:
             return
         self.container.mux(self.video.encode(None))
         if self.audio:
-            self.audio.sound = self.audio.sound[:, : self.frames * SOUND_RATE // FRAME_RATE]
+            self.audio.sound = self.audio.sound[:, : self.frames * SOUND_RATE // self.fps]
             self.audio.write_until(None)
         self.container.close()
         if not self.growing:
