@@ -18,7 +18,7 @@ GROWING = {"movflags": "delay_moov+default_base_moof", "frag_duration": "500000"
 
 
 class VideoWriter:
-    """Frames are added as they are made, `fps` a second; the sound (2, samples) is cut to them. The file appears when it
+    """Frames are added as they are made, `fps` a second; sound (2, samples) is cut to them. The file appears when it
     is whole.
 
     growing: instead a fragmented mp4 under its final name, which players can follow while it is written.

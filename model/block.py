@@ -1,6 +1,6 @@
 """One transformer block: self-attention, text attention, FFN, on some blocks the audio injector (paper section 3)."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +12,10 @@ from model.layout import Layout
 from model.precision import FeedForward, Fp32LayerNorm, project
 from model.rope import rotate
 
+# Tuples, so that whatever looks for tensors among a block's arguments (ZeRO-3 does, for its hooks) finds them.
 
-@dataclass(frozen=True)
-class Context:
+
+class Context(NamedTuple):
     """What every block listens to, before the block's own projections.
 
     text (B, L, D); text_bias (B, 1, 1, L); audio (B, F, A, D): the tokens of each latent frame; audio_global (B, F, D).
@@ -26,8 +27,7 @@ class Context:
     audio_global: Tensor
 
 
-@dataclass(frozen=True)
-class Heard:
+class Heard(NamedTuple):
     """A context through one block's projections. It doesn't depend on the timestep: sampling computes it once a clip.
 
     text_k, text_v (B, L, H, K); audio_k, audio_v (B, F, A, H, K); shift, scale (B, F, D).
@@ -39,8 +39,7 @@ class Heard:
     audio: "HeardAudio | None"
 
 
-@dataclass(frozen=True)
-class HeardAudio:
+class HeardAudio(NamedTuple):
     k: Tensor
     v: Tensor
     shift: Tensor

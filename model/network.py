@@ -32,6 +32,8 @@ class Conditions:
     states at 16 frames a second, T = 4 F. reference (B, C, 1, h, w). motion (B, C, any number, h, w): latents before
     the clip, or None where there are none. pose (B, C, F, h, w), or None.
     last_motion: 2 keeps all motion latents, 1 blanks (or drops) the newest one, 0 the newest three.
+    motion_dropped: as if motion were None, but the packer runs. On ranks that train together with other clips, all must
+    call the same modules.
     """
 
     text: Sequence[Tensor]
@@ -40,6 +42,7 @@ class Conditions:
     motion: Tensor | None = None
     pose: Tensor | None = None
     last_motion: int = 2
+    motion_dropped: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,10 +110,10 @@ class S2VModel(nn.Module):
         pose = conditions.pose
         if pose is None:
             pose = conditions.reference.new_zeros(1, self.config.cond_dim, frames, h, w)
-        noisy, reference, motion = self.segment_embedding.weight.float()
+        noisy, reference, motion = self.segment_embedding(torch.arange(3, device=conditions.reference.device)).float()
         others = self.patch_embedding(conditions.reference, layout.rows[REFERENCE]) + reference
-        if levels and conditions.motion is not None:
-            packed = self.frame_packer(conditions.motion, levels, blanked)
+        if conditions.motion is not None:
+            packed = self.frame_packer(conditions.motion, levels or tuple(PACKED), blanked)
             others = torch.cat([others, packed[:, layout.rows[MOTION]] + motion], 1)
         return Encoded(
             layout,
@@ -123,7 +126,7 @@ class S2VModel(nn.Module):
     def motion_levels(self, conditions: Conditions) -> tuple[tuple[int, ...], int]:
         """FramePack levels present, and how many of the newest latents are blanked."""
         last = conditions.last_motion * self.config.add_last_motion
-        if conditions.motion is None:
+        if conditions.motion is None or conditions.motion_dropped:
             return (), 0
         if self.config.framepack_drop_mode == "drop":
             return {0: (4,), 1: (2, 4)}.get(last, tuple(PACKED)), 0
