@@ -203,9 +203,10 @@ def start(job: Any, gather: Callable[..., Any], run: Callable[..., None], gpus: 
     """Here and now, or in one process a GPU once everything has been checked."""
     import torch
 
-    from generation.launch import launch, launched
+    from generation.launch import launch
     from generation.ranks import join, leave
     from model.errors import WorkError
+    from model.launch import launched
 
     if gpus > 1 and not launched():
         gather(job, console)

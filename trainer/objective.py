@@ -18,10 +18,12 @@ class FlowMatching(nn.Module):
         self.network = network
 
     def forward(self, example: Example, draw: Draw, parallel: Parallel = ALONE) -> Tensor:
-        """The sum of squared errors of this rank's share. Over all ranks of the sample, divided by `elements`, it is the
-        mean. Only then does a token weigh the same on every rank, also where shares are padded.
+        """The sum of squared errors of this rank's share, on the example's device.
+
+        Over all ranks of the sample, divided by `elements`, it is the mean: so a token weighs the same on every rank,
+        also where shares are padded.
         """
-        device = next(self.parameters()).device
+        device = example.latent.device
         x0, noise = (x.to(device, torch.float32)[None] for x in (example.latent, draw.noise))
         conditions = conditions_of(example, draw.dropped, device)
         encoded = self.network.encode(conditions, x0.shape[2], parallel)

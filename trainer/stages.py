@@ -76,6 +76,7 @@ class Stage(Settings):
     sequence: int = Field(0, ge=0)  # ranks that share a sample; 0: all of a node
     ulysses: int = Field(0, ge=0)  # of those, by Ulysses, the others by ring; 0: as many as heads and node allow
     recompute: Literal["all", "all-but-attention", "nothing"] = "all-but-attention"  # of a block, in the backward pass
+    zero: dict[str, int | bool] = {}  # DeepSpeed's `zero_optimization`, where it may be tuned
     save_every: int = Field(250, ge=1)  # steps
     keep: int = Field(3, ge=1)  # newest checkpoints that stay
     seed: int = Field(0, ge=0)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from dataset.video_out import VideoWriter
-from generation import launch
 from model import long_video, vae
+from model.launch import run_processes
 from tests.generation.conftest import voice, write_wav
 from tests.generation.films import s2v, watch
 
@@ -157,7 +157,7 @@ def test_two_ranks_make_what_one_makes(options, tmp_path, capfd):
         assert s2v(options(alone, guidance=guidance, seconds=6)) == 0
         arguments = options(shared, guidance=guidance, seconds=6)
         if guidance == 1:
-            assert launch.run(2, arguments) == 0
+            assert run_processes(2, "cli", arguments) == 0
         else:
             torchrun = [
                 sys.executable,
@@ -174,7 +174,7 @@ def test_two_ranks_make_what_one_makes(options, tmp_path, capfd):
 
 
 def test_a_mistake_under_several_ranks_is_told_once_and_without_a_traceback(options, tmp_path, capfd):
-    assert launch.run(2, options(tmp_path / "out.mp4", image="/nowhere.png")) == 2
+    assert run_processes(2, "cli", options(tmp_path / "out.mp4", image="/nowhere.png")) == 2
     told = capfd.readouterr().err
     assert told.count("There is no image") == 1
     assert "Traceback" not in told

@@ -1,0 +1,100 @@
+"""What a run is told to do, kept in RUN/run.json, so that the folder alone is enough to go on."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dataset.errors import UsageError
+from model.checkpoint import Checkpoint, check_network
+from model.config import S2VConfig
+from model.errors import CheckpointError
+from model.tensor_files import read_json
+from trainer import checkpoints
+from trainer.checkpoints import read_saved
+from trainer.stages import Stage, changed, find_stage
+
+FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where weights come from: a checkpoint folder, or one of a run. parts: the folder that has VAE and encoders."""
+
+    weights: Path
+    config: S2VConfig
+    parts: Path
+
+    @property
+    def of_a_run(self) -> bool:
+        return checkpoints.is_checkpoint(self.weights)
+
+
+@dataclass(frozen=True)
+class Job:
+    stage: Stage
+    data: tuple[str, ...]
+    init: str
+    run: Path
+    wandb: str = ""
+
+    @classmethod
+    def new(cls, stage: str, data: Sequence[str], init: str, run: str, changes: Sequence[str], wandb: str) -> "Job":
+        if not data:
+            raise UsageError("--data: give the shards to train on, such as --data DATASET.")
+        if not init:
+            raise UsageError("--init: give a checkpoint folder, or RUN/step-N of an earlier stage.")
+        if not run:
+            raise UsageError("--out: give the folder of the new run.")
+        folder = Path(run).absolute()
+        if (folder / FILE).is_file():
+            raise UsageError(f"{run} is a run already: go on with `s2v train --resume {run}`, or give another --out.")
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UsageError(f"{run} exists and is no run: give a new folder.")
+        return cls(find_stage(stage, changes), tuple(absolute(place) for place in data), absolute(init), folder, wandb)
+
+    @classmethod
+    def resumed(cls, run: str, changes: Sequence[str], wandb: str) -> "Job":
+        folder = Path(run).absolute()
+        if not (folder / FILE).is_file():
+            raise UsageError(f"{run} is no run: it has no {FILE}. Start one with `s2v train --stage ... --out {run}`.")
+        content = read_json(folder / FILE)
+        try:
+            stage = Stage.model_validate(content["stage"])
+            job = cls(stage, tuple(content["data"]), content["init"], folder, wandb or content["wandb"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder / FILE} makes no sense ({error}).") from error
+        return replace(job, stage=changed(stage, changes))
+
+    def write(self) -> None:
+        self.run.mkdir(parents=True, exist_ok=True)
+        content = {"stage": self.stage.model_dump(), "data": self.data, "init": self.init, "wandb": self.wandb}
+        partial = self.run / f".{FILE}.partial"
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+        partial.rename(self.run / FILE)
+
+    def start(self) -> tuple[Start, list[str]]:
+        """The newest whole checkpoint of the run, or else --init; and what is wrong with newer ones."""
+        found, complaints = checkpoints.newest(self.run) if self.run.is_dir() else (None, [])
+        return start_from(found or Path(self.init)), complaints
+
+
+def start_from(folder: Path) -> Start:
+    """Headers and manifests are read, no weights."""
+    if (folder / FILE).is_file():
+        newest, complaints = checkpoints.newest(folder)
+        if newest is None:
+            raise CheckpointError(f"The run {folder} has no whole checkpoint. {' '.join(complaints)}".rstrip())
+        folder = newest
+    if checkpoints.is_checkpoint(folder):
+        saved = read_saved(folder)
+        return Start(folder, saved.network_config(), Path(saved.parts))
+    config, *_ = check_network(Checkpoint.open(folder))
+    return Start(folder, config, folder)
+
+
+def absolute(place: str) -> str:
+    """A place that means the same from any folder: `[KIND=]PATH`, or an URL."""
+    kind, equals, path = place.rpartition("=") if "=" in place.split("/")[0] else ("", "", place)
+    return place if "://" in path else f"{kind}{equals}{os.path.abspath(path)}"
