@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import generation.commands
+import trainer.commands
 
 app = typer.Typer(
     help="Build the data for, train and run an audio-driven human video model (Wan-S2V).",
@@ -135,6 +136,7 @@ def doctor(
 
 
 generation.commands.register(app)
+trainer.commands.register(app)
 
 
 @contextmanager

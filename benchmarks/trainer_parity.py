@@ -29,7 +29,7 @@ from model.ring import Ring
 from tests.tiny_checkpoint import CONFIG, write_tiny_checkpoint
 from tests.trainer.examples import example
 from trainer.draws import draw
-from trainer.objective import FlowMatching, elements
+from trainer.objective import FlowMatching, elements, squared_error
 from trainer.sample import Example
 from trainer.stages import Drops, Optimiser, Stage
 
@@ -76,7 +76,7 @@ def alone(checkpoint: Path, clip: float, updates: int) -> dict[str, Any]:
     for update in range(updates):
         batch = examples_of(update)
         count = sum(map(elements, batch))
-        errors = [objective(e, draw(stage, e)) / count for e in batch]
+        errors = [squared_error(objective, e, draw(stage, e)) / count for e in batch]
         optimiser.zero_grad()
         for error in errors:
             error.backward()

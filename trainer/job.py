@@ -13,7 +13,7 @@ from model.errors import CheckpointError
 from model.tensor_files import read_json
 from trainer import checkpoints
 from trainer.checkpoints import read_saved
-from trainer.stages import Stage, changed, find_stage
+from trainer.stages import Stage, find_stage, with_changes
 
 FILE = "run.json"
 
@@ -48,11 +48,21 @@ class Job:
         if not run:
             raise UsageError("--out: give the folder of the new run.")
         folder = Path(run).absolute()
+        job = cls(find_stage(stage, changes), tuple(map(absolute, data)), absolute(init), folder, wandb)
         if (folder / FILE).is_file():
-            raise UsageError(f"{run} is a run already: go on with `s2v train --resume {run}`, or give another --out.")
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            job.check_same(cls.resumed(run, (), wandb))
+        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UsageError(f"{run} exists and is no run: give a new folder.")
-        return cls(find_stage(stage, changes), tuple(absolute(place) for place in data), absolute(init), folder, wandb)
+        return job
+
+    def check_same(self, before: "Job") -> None:
+        """The same command again goes on; another one would mix two runs in one folder."""
+        ours, theirs = ({"data": job.data, "init": job.init} | job.stage.model_dump() for job in (self, before))
+        if changed := [name for name in ours if ours[name] != theirs[name]]:
+            raise UsageError(
+                f"{self.run} is a run with another {', '.join(changed)}: give another --out, or go on with "
+                f"`s2v train --resume {self.run} --set ...`."
+            )
 
     @classmethod
     def resumed(cls, run: str, changes: Sequence[str], wandb: str) -> "Job":
@@ -65,7 +75,7 @@ class Job:
             job = cls(stage, tuple(content["data"]), content["init"], folder, wandb or content["wandb"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / FILE} makes no sense ({error}).") from error
-        return replace(job, stage=changed(stage, changes))
+        return replace(job, stage=with_changes(stage, changes))
 
     def write(self) -> None:
         self.run.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,12 @@
 """What is minimised: the squared error of the velocity (paper section 3), summed over the tokens that a rank holds."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from model.flow import TIMESTEPS, noised, velocity
-from model.network import NOISY, S2VModel
+from model.network import NOISY, Conditions, S2VModel
 from model.parallel import ALONE, Parallel
 from trainer.draws import Draw, conditions_of
 from trainer.sample import Example
@@ -17,22 +19,35 @@ class FlowMatching(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, example: Example, draw: Draw, parallel: Parallel = ALONE) -> Tensor:
-        """The sum of squared errors of this rank's share, on the example's device.
+    def forward(
+        self,
+        latent_BCFhw: Tensor,
+        timestep_B: Tensor,
+        conditions: Conditions,
+        parallel: Parallel = ALONE,
+        wanted_BCFhw: Tensor | None = None,
+    ) -> Tensor:
+        """The sum of squared errors of this rank's share of the velocity `wanted`; without it, the whole velocity.
 
-        Over all ranks of the sample, divided by `elements`, it is the mean: so a token weighs the same on every rank,
-        also where shares are padded.
+        Over all ranks of the sample, divided by `elements`, the sum is the mean: so a token weighs the same on every
+        rank, also where shares are padded.
         """
-        device = example.latent.device
-        x0, noise = (x.to(device, torch.float32)[None] for x in (example.latent, draw.noise))
-        conditions = conditions_of(example, draw.dropped, device)
-        encoded = self.network.encode(conditions, x0.shape[2], parallel)
-        timestep = torch.full((1,), TIMESTEPS * draw.sigma, device=device)
-        predicted = self.network.denoise_tokens(noised(x0, noise, draw.sigma), timestep, encoded, parallel)
+        if wanted_BCFhw is None:
+            return self.network(latent_BCFhw, timestep_B, conditions, parallel)
+        encoded = self.network.encode(conditions, latent_BCFhw.shape[2], parallel)
+        predicted = self.network.denoise_tokens(latent_BCFhw, timestep_B, encoded, parallel)
         layout = encoded.layout
-        wanted = tokens_of(velocity(x0, noise))[:, layout.rows[NOISY]]
-        errors = (predicted.float() - wanted).square().sum(-1)
+        errors = (predicted.float() - tokens_of(wanted_BCFhw)[:, layout.rows[NOISY]]).square().sum(-1)
         return (errors * layout.valid[: layout.split]).sum()
+
+
+def squared_error(objective: Any, example: Example, drawn: Draw, parallel: Parallel = ALONE) -> Tensor:
+    """This rank's sum of squared errors, on the example's device. objective: a FlowMatching, or an engine around it."""
+    device = example.latent.device
+    x0, noise = (x.to(device, torch.float32)[None] for x in (example.latent, drawn.noise))
+    timestep = torch.full((1,), TIMESTEPS * drawn.sigma, device=device)
+    conditions = conditions_of(example, drawn.dropped, device)
+    return objective(noised(x0, noise, drawn.sigma), timestep, conditions, parallel, velocity(x0, noise))
 
 
 def tokens_of(x_BCFhw: Tensor) -> Tensor:

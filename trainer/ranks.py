@@ -111,12 +111,16 @@ def arrange(stage: Stage, num_heads: int) -> Ranks:
     node = int(os.environ.get("LOCAL_WORLD_SIZE", world))
     ring, ulysses, why = degrees(stage, world, node, num_heads)
     data_ranks = world // (ring * ulysses)
-    if stage.batch % data_ranks:
-        raise InputError(
-            f"batch {stage.batch} does not divide over {data_ranks} groups of ranks: --set batch=a multiple of them."
-        )
+    check_batch(stage, data_ranks)
     samples = f"{data_ranks} sample{'s' if data_ranks > 1 else ''} at a time"
     return Ranks(rank, world, device, build_mesh(ring, ulysses, num_heads), f"{world} ranks, {samples}. {why}")
+
+
+def check_batch(stage: Stage, data_ranks: int) -> None:
+    if stage.batch % data_ranks:
+        raise InputError(
+            f"batch={stage.batch} does not divide over {data_ranks} groups of ranks: --set batch= a multiple of them."
+        )
 
 
 def degrees(stage: Stage, world: int, node: int, num_heads: int) -> tuple[int, int, str]:

@@ -168,10 +168,10 @@ def find_stage(name: str, changes: Sequence[str] = ()) -> Stage:
         stage = load(Stage, Path(name))
     else:
         raise UsageError(f"There is no file and no shipped stage '{name}'.{suggest(name, list(SHIPPED))}")
-    return changed(stage, changes)
+    return with_changes(stage, changes)
 
 
-def changed(stage: Stage, changes: Sequence[str]) -> Stage:
+def with_changes(stage: Stage, changes: Sequence[str]) -> Stage:
     settings = stage.model_dump()
     for change in changes:
         key, equals, value = change.partition("=")

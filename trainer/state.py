@@ -46,7 +46,7 @@ class State:
     def flat(self, parameter: Any, kind: str) -> Tensor:
         """This rank's piece of a trained parameter's master or optimiser state, with padding."""
         key = None if kind == MASTER else kind
-        piece, _ = self.engine.optimizer._get_fp32_opt_state_partition(parameter, optim_state_key=key)
+        piece, _ = self.engine.optimizer._get_fp32_opt_state_partition(parameter, False, optim_state_key=key)
         return piece
 
     def start_states(self, step: int) -> None:

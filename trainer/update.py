@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
+from model.network import Conditions
 from trainer.draws import Draw, draw
-from trainer.objective import elements
+from trainer.objective import elements, squared_error
 from trainer.optimiser import rate_at
 from trainer.ranks import Ranks
 from trainer.sample import Example
@@ -55,7 +57,7 @@ class Updater:
         errors = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         for example in examples:
             with watch("forward"):
-                error = self.engine(example, draw(self.stage, example), self.ranks.parallel)
+                error = squared_error(self.engine, example, draw(self.stage, example), self.ranks.parallel)
             with watch("backward"):
                 self.engine.backward(error * (self.ranks.world / count), scale_wrt_gas=False)
             errors += error.detach()
@@ -69,6 +71,11 @@ class Updater:
         return Updated(error_sum / count, norm, rate, applied, stops > 0)
 
     @torch.no_grad()
-    def error(self, example: Example, drawn: Draw) -> torch.Tensor:
+    def error(self, example: Example, drawn: Draw) -> Tensor:
         """This rank's sum of squared errors, without learning from it. A collective."""
-        return self.engine(example, drawn, self.ranks.parallel).double()
+        return squared_error(self.engine, example, drawn, self.ranks.parallel)
+
+    @torch.no_grad()
+    def velocity(self, latent_BCFhw: Tensor, timestep_B: Tensor, conditions: Conditions) -> Tensor:
+        """A collective."""
+        return self.engine(latent_BCFhw, timestep_B, conditions, self.ranks.parallel)
