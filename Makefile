@@ -4,7 +4,7 @@ BIN := .venv/bin
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-model demo test test-real check format bench clean
+.PHONY: help env env-model env-train demo test test-real check format bench clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -12,6 +12,8 @@ help:  ## what there is
 env: .venv/ready  ## the environment, in .venv (no torch: curation doesn't need it)
 
 env-model: .venv/model-ready  ## the same with torch, diffusers and transformers: what generation needs
+
+env-train: .venv/train-ready  ## and with DeepSpeed and TensorBoard: what training needs, and the tests
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -24,18 +26,22 @@ env-model: .venv/model-ready  ## the same with torch, diffusers and transformers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,model]'
 	touch $@
 
+.venv/train-ready: .venv/model-ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,train]'
+	touch $@
+
 demo: .venv/ready  ## make sample videos, curate them, say where the report is
 	$(BIN)/python -m curation.demo demo/videos
 	$(BIN)/s2v curate demo/videos --out demo/dataset
 	@echo "Open demo/dataset/report/index.html in a browser."
 
-test: .venv/model-ready  ## the tests: under 15 minutes on 2 cores
+test: .venv/train-ready  ## the tests: under 15 minutes on 2 cores
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not real'
 
-test-real: .venv/model-ready  ## slow checks: kill storms, real clips, 50,000-clip report
+test-real: .venv/train-ready  ## slow checks: kill storms, real clips, 50,000-clip report
 	$(BIN)/python -m pytest -m real
 
-check: .venv/model-ready  ## format, lint, types, import directions
+check: .venv/train-ready  ## format, lint, types, import directions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -45,11 +51,12 @@ format: .venv/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/model-ready  ## what Ray adds, 100,000 clips without video, and the model; docs/performance.md has the others
+bench: .venv/train-ready  ## what Ray adds, 100,000 clips without video, and the model; docs/performance.md has the others
 	$(BIN)/python -m benchmarks.curation overhead
 	$(BIN)/python -m benchmarks.curation scale --clips 100000
 	$(BIN)/python -m benchmarks.model caches
 	$(BIN)/python -m benchmarks.model memory
+	$(BIN)/python -m benchmarks.trainer_parity
 
 clean:
 	rm -rf .venv demo build *.egg-info

@@ -31,18 +31,20 @@ from tests.trainer.examples import example
 from trainer.draws import draw
 from trainer.objective import FlowMatching, elements, squared_error
 from trainer.sample import Example
-from trainer.stages import Drops, Optimiser, Stage
+from trainer.stages import Drops, Optimiser, Stage, Zero, audio_encoder
 
 LAYOUTS = [(1, 1, 2), (1, 2, 1), (2, 1, 2), (1, 2, 2), (1, 4, 1), (1, 1, 4)]  # data x ring x Ulysses
 UPDATES = 3
+AUDIO = audio_encoder().trains  # the stage that trains a part of the network
 CLIP = 0.5  # well below the gradient's norm
 # Latent frames, height, width: 80 to 400 tokens, most of them no multiple of 4 in any segment.
 SIZES = [(3, 8, 8), (2, 16, 8), (5, 8, 8), (3, 8, 24)]
 
 
-def stage_for(ring: int, ulysses: int, clip: float) -> Stage:
+def stage_for(ring: int, ulysses: int, clip: float, trains: tuple[str, ...] = ("*",)) -> Stage:
     return Stage(
         name="parity",
+        trains=trains,
         steps=UPDATES,
         batch=len(SIZES),
         drops=Drops(text=0.4, audio=0.4, reference=0.4, motion=0.4, pose=0.4),
@@ -50,7 +52,8 @@ def stage_for(ring: int, ulysses: int, clip: float) -> Stage:
         precision="fp32",
         sequence=ring * ulysses,
         ulysses=ulysses,
-        zero={"stage3_param_persistence_threshold": 0},  # even biases are dealt out
+        # Even biases are dealt out, and nothing is kept for its next use.
+        zero=Zero(stage3_param_persistence_threshold=0, stage3_max_reuse_distance=0, stage3_max_live_parameters=0),
     )
 
 
@@ -66,12 +69,13 @@ def withheld(stage: Stage) -> set[str]:
 # ---------------------------------------------------------------- one process
 
 
-def alone(checkpoint: Path, clip: float, updates: int) -> dict[str, Any]:
+def alone(checkpoint: Path, clip: float, updates: int, trains: tuple[str, ...] = ("*",)) -> dict[str, Any]:
     """Plain PyTorch: all clips of an update one after another, gradients added up."""
-    stage = stage_for(1, 1, clip)
+    stage = stage_for(1, 1, clip, trains)
     network = load_network(checkpoint, "cpu", torch.float32)
     objective, o = FlowMatching(network), stage.optimiser
-    optimiser = torch.optim.AdamW(network.parameters(), lr=o.rate, betas=o.betas, weight_decay=o.weight_decay)
+    trained = {name: p for name, p in network.named_parameters() if stage.learns(name)}
+    optimiser = torch.optim.AdamW(trained.values(), lr=o.rate, betas=o.betas, weight_decay=o.weight_decay)
     losses, gradients = [], {}
     for update in range(updates):
         batch = examples_of(update)
@@ -80,11 +84,11 @@ def alone(checkpoint: Path, clip: float, updates: int) -> dict[str, Any]:
         optimiser.zero_grad()
         for error in errors:
             error.backward()
-        gradients = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
-        torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
+        gradients = {name: p.grad.clone() for name, p in trained.items() if p.grad is not None}
+        torch.nn.utils.clip_grad_norm_(trained.values(), clip)
         optimiser.step()
         losses.append(float(sum(e.detach() for e in errors)))
-    weights = {name: p.detach() for name, p in network.named_parameters()}
+    weights = {name: p.detach() for name, p in trained.items()}
     return {"losses": losses, "gradients": gradients, "weights": weights}
 
 
@@ -129,7 +133,9 @@ def broken(what: str) -> Iterator[None]:
         yield
 
 
-def together(layout: tuple[int, int, int], checkpoint: Path, clip: float, updates: int) -> dict[str, Any] | None:
+def together(
+    layout: tuple[int, int, int], checkpoint: Path, clip: float, updates: int, trains: tuple[str, ...] = ("*",)
+) -> dict[str, Any] | None:
     """The same with the trainer's own code; the result on the first rank."""
     from trainer.zero import deepspeed_config, load_parts, make_network, start_engine  # isort: skip - before deepspeed
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
@@ -139,29 +145,43 @@ def together(layout: tuple[int, int, int], checkpoint: Path, clip: float, update
     from trainer.update import Updater
 
     _, ring, ulysses = layout
-    stage = stage_for(ring, ulysses, clip)
+    stage = stage_for(ring, ulysses, clip, trains)
     ranks = arrange(stage, CONFIG.num_heads)
     settings = deepspeed_config(stage, ranks.data_ranks, on_gpu=False)
     objective = make_network(CONFIG, stage, settings)
     load_parts(objective.network, Checkpoint.open(checkpoint))
     engine = start_engine(objective, stage, settings)
     update = Updater(engine, stage, ranks)
-    losses, sent = [], Sent()
+    losses, sent, held = [], Sent(), count_held(engine)
     for number in range(updates):
         mine = examples_of(number)[ranks.data_rank :: ranks.data_ranks]
         with sent:
             losses.append(update(number, mine).loss)
-    names = objective.network.named_parameters()
-    moments = {n: safe_get_full_optimizer_state(p, "exp_avg") for n, p in names}
-    weights = {n: safe_get_full_fp32_param(p) for n, p in objective.network.named_parameters()}
+    trained = {n: p for n, p in objective.network.named_parameters() if p.requires_grad}
+    moments = {n: safe_get_full_optimizer_state(p, "exp_avg") for n, p in trained.items()}
+    weights = {n: safe_get_full_fp32_param(p) for n, p in trained.items()}
     # After one update, Adam's first moment is the gradient times 1 - beta.
     gradients = {n: m / (1 - stage.optimiser.betas[0]) for n, m in moments.items()}
     spread = max(differences_across_ranks(w) for w in weights.values())
     engine.destroy()
     if not ranks.leads:
         return None
-    sizes = {"bytes": sent.bytes, "calls": sent.calls}
+    sizes = {"bytes": sent.bytes, "calls": sent.calls, "held": max(held)}
     return {"losses": losses, "gradients": gradients, "weights": weights, "spread": spread} | sizes
+
+
+def count_held(engine: Any) -> list[int]:
+    """After each backward pass, how many parameters of blocks are still whole on this rank."""
+    held: list[int] = []
+    backward = engine.backward
+
+    def counted(*arguments: Any, **options: Any) -> None:
+        backward(*arguments, **options)
+        blocks = engine.module.network.blocks.parameters()
+        held.append(sum(p.ds_status.name == "AVAILABLE" for p in blocks))
+
+    engine.backward = counted
+    return held
 
 
 def differences_across_ranks(tensor: Tensor) -> float:
@@ -183,9 +203,11 @@ def compare(layout: tuple[int, int, int], checkpoint: Path, wrong: str) -> dict[
     with broken(wrong):
         one = together(layout, checkpoint, 1e9, 1)
         three = together(layout, checkpoint, CLIP, UPDATES)
-    if one is None or three is None:
+        some = together(layout, checkpoint, 1e9, 1, AUDIO)
+    if one is None or three is None or some is None:
         return None
     exact, clipped = alone(checkpoint, 1e9, 1), alone(checkpoint, CLIP, UPDATES)
+    partial, _ = difference(some["gradients"], alone(checkpoint, 1e9, 1, AUDIO)["gradients"])
     gradient, parameter = difference(one["gradients"], exact["gradients"])
     losses = [abs(a / b - 1) for a, b in zip(three["losses"], clipped["losses"], strict=True)]
     return {
@@ -193,8 +215,10 @@ def compare(layout: tuple[int, int, int], checkpoint: Path, wrong: str) -> dict[
         "loss": max(losses),
         "gradient": gradient,
         "parameter": parameter,
+        "audio": partial,
         "weights": difference(three["weights"], clipped["weights"])[0],
         "spread": max(one["spread"], three["spread"]),
+        "held": one["held"] + some["held"],
         "bytes": dict(one["bytes"]),
         "calls": dict(one["calls"]),
     }
@@ -236,9 +260,9 @@ def main(arguments: Sequence[str]) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(LAYOUTS, write_tiny_checkpoint(Path(folder) / "tiny"), options.wrong)
-    table = Table("data x ring x Ulysses", "loss", "worst gradient", "weights after 3", "across ranks")
+    table = Table("data x ring x Ulysses", "loss", "worst gradient", "audio stage", "weights after 3", "across ranks")
     for row in rows:
-        values = [f"{row[key]:.1e}" for key in ("loss", "gradient", "weights", "spread")]
+        values = [f"{row[key]:.1e}" for key in ("loss", "gradient", "audio", "weights", "spread")]
         table.add_row(" x ".join(map(str, row["layout"])), *values)
     Console().print(table)
 

@@ -19,12 +19,17 @@ class Context(NamedTuple):
     """What every block listens to, before the block's own projections.
 
     text (B, L, D); text_bias (B, 1, 1, L); audio (B, F, A, D): the tokens of each latent frame; audio_global (B, F, D).
+    The last two are None for blocks without an injector: what a block doesn't use never gets a gradient, which ZeRO-3
+    would wait for with the block's weights in memory.
     """
 
     text: Tensor
     text_bias: Tensor
-    audio: Tensor
-    audio_global: Tensor
+    audio: Tensor | None
+    audio_global: Tensor | None
+
+    def for_block(self, injects_audio: bool) -> "Context":
+        return self if injects_audio else self._replace(audio=None, audio_global=None)
 
 
 class Heard(NamedTuple):
@@ -56,6 +61,8 @@ class AudioInjector(nn.Module):
         self.norm = Fp32LayerNorm(config.dim, eps=1e-5, elementwise_affine=False)  # 1e-5 here, 1e-6 elsewhere: official
 
     def listen(self, context: Context) -> HeardAudio:
+        assert context.audio is not None
+        assert context.audio_global is not None
         shift, scale = project(self.adain, F.silu(context.audio_global)).float().chunk(2, -1)
         k, v = self.attention.keys_values(context.audio)
         return HeardAudio(k, v, shift, scale)

@@ -21,7 +21,9 @@ def run_processes(processes: int, module: str, arguments: Sequence[str], *, pati
 
     A signal is passed on; after `patience` seconds, those that are still there are killed. Returns the exit code.
     """
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

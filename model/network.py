@@ -173,7 +173,8 @@ class S2VModel(nn.Module):
         x = self.patch_embedding(latent_BCFhw, layout.rows[NOISY]) + encoded.pose
         x = torch.cat([x, encoded.others.expand(len(x), -1, -1)], 1)
         attend = parallel.attention(layout)
-        contexts = encoded.heard or (encoded.context,) * len(self.layers)
+        contexts: Sequence[Heard | Context] = encoded.heard
+        contexts = contexts or [encoded.context.for_block(block.audio_injector is not None) for block in self.layers]
         for block, context in zip(self.layers, contexts, strict=True):
             x = block(x, modulation, encoded.rope, context, layout, attend)
         return self.head(x[:, : layout.split], time_BD)

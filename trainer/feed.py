@@ -1,7 +1,7 @@
 """From places to examples on every rank's device: of the ranks that share a sample, one reads, the others receive."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -70,7 +70,7 @@ class Feed:
         encodes = ranks.reads and not data.encoded
         self.encoders = Encoders.load(Checkpoint.open(parts), ranks.device) if encodes else None
 
-    def from_step(self, first: int) -> Iterator[list[Example]]:
+    def from_step(self, first: int) -> Generator[list[Example], None, None]:
         """A collective: every rank iterates."""
         count = self.stage.batch // self.ranks.data_ranks
         if not self.ranks.reads:

@@ -10,7 +10,8 @@ from dataset.errors import UsageError
 from model.checkpoint import Checkpoint, check_network
 from model.config import S2VConfig
 from model.errors import CheckpointError
-from model.tensor_files import read_json
+from model.network import S2VModel
+from model.tensor_files import on_meta, read_json
 from trainer import checkpoints
 from trainer.checkpoints import read_saved
 from trainer.stages import Stage, find_stage, with_changes
@@ -87,7 +88,12 @@ class Job:
     def start(self) -> tuple[Start, list[str]]:
         """The newest whole checkpoint of the run, or else --init; and what is wrong with newer ones."""
         found, complaints = checkpoints.newest(self.run) if self.run.is_dir() else (None, [])
-        return start_from(found or Path(self.init)), complaints
+        start = start_from(found or Path(self.init))
+        names = [name for name, _ in on_meta(lambda: S2VModel(start.config), start.weights).named_parameters()]
+        if not any(map(self.stage.learns, names)):
+            known = ", ".join(sorted({name.split(".")[0] for name in names}))
+            raise UsageError(f"trains={list(self.stage.trains)} matches no parameter. They begin with {known}.")
+        return start, complaints
 
 
 def start_from(folder: Path) -> Start:

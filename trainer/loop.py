@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from model.checkpoint import Checkpoint
-from model.errors import WorkError
+from model.errors import CheckpointError, WorkError
 from model.vae import load_vae
 from trainer.checkpoints import Parts, newest
 from trainer.draws import draw
@@ -63,8 +63,8 @@ class Run:
     def train(self) -> bool:
         """To the end of the stage; False if it was asked to stop before."""
         stage, left = self.stage, Left()
-        examples_of_steps = self.feed.from_step(self.first)
-        with closing(self.report), stop_signals() as asked, collectives_watched(self.watch):
+        feed = closing(self.feed.from_step(self.first))
+        with closing(self.report), stop_signals() as asked, collectives_watched(self.watch), feed as examples_of_steps:
             if self.first == 0:
                 self.validate(0)
             self.watch.restart()
@@ -141,7 +141,11 @@ class Run:
         chosen = [self.placed(example) for example in (self.held_out or [])[: self.stage.validation.videos]]
         if not chosen or self.parts.lacks("vae"):
             return
-        vae = load_vae(self.parts.path("vae"), self.ranks.device) if self.ranks.leads else None
+        vae = None
+        try:
+            vae = load_vae(self.parts.path("vae"), self.ranks.device) if self.ranks.leads else None
+        except (CheckpointError, torch.OutOfMemoryError) as error:
+            self.report.note(f"no videos: the VAE can't be loaded ({error}).")
         sample_videos(
             self.update.velocity,
             chosen,

@@ -44,7 +44,7 @@ class Report(Silent):
         self.metrics, self.validations, self.incidents = (
             JsonLines(job.run / name, after=first) for name in (METRICS, VALIDATION, INCIDENTS)
         )
-        self.loggers = open_loggers(job.run, job.stage.model_dump(), after=first or None, wandb=job.wandb)
+        self.loggers = open_loggers(job.run, job.stage.model_dump(), after=first, wandb=job.wandb)
 
     def step(self, record: StepRecord) -> None:
         self.metrics.write(record.row())

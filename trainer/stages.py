@@ -1,6 +1,7 @@
 """The stages of training (paper section 4), as typed settings. What the paper leaves open is marked "ours"."""
 
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +59,22 @@ class Validation(Settings):
     video_steps: int = Field(20, ge=1)
 
 
+class Zero(Settings):
+    """DeepSpeed's `zero_optimization`, where it changes speed and memory only. None: DeepSpeed's own default.
+
+    Nothing else of it can be set: without `reduce_scatter`, with other stages or with DeepSpeed's own sequence
+    parallelism, gradients have another scale.
+    """
+
+    overlap_comm: bool | None = None
+    reduce_bucket_size: int | None = None
+    stage3_prefetch_bucket_size: int | None = None
+    stage3_param_persistence_threshold: int | None = None
+    stage3_max_live_parameters: int | None = None
+    stage3_max_reuse_distance: int | None = None
+    sub_group_size: int | None = None
+
+
 class Stage(Settings):
     """One stage. trains: patterns of the parameters that learn. mixture: kind of data -> its share of the samples."""
 
@@ -76,7 +93,7 @@ class Stage(Settings):
     sequence: int = Field(0, ge=0)  # ranks that share a sample; 0: all of a node
     ulysses: int = Field(0, ge=0)  # of those, by Ulysses, the others by ring; 0: as many as heads and node allow
     recompute: Literal["all", "all-but-attention", "nothing"] = "all-but-attention"  # of a block, in the backward pass
-    zero: dict[str, int | bool] = {}  # DeepSpeed's `zero_optimization`, where it may be tuned
+    zero: Zero = Zero()
     save_every: int = Field(250, ge=1)  # steps
     keep: int = Field(3, ge=1)  # newest checkpoints that stay
     seed: int = Field(0, ge=0)
@@ -87,6 +104,10 @@ class Stage(Settings):
         if not self.mixture or any(share <= 0 for share in self.mixture.values()):
             raise ValueError("mixture needs at least one kind of data, each with a share above 0")
         return self
+
+    def learns(self, parameter: str) -> bool:
+        """Does the parameter of this name?"""
+        return any(fnmatch(parameter, pattern) for pattern in self.trains)
 
 
 # The drop rates of public trainers: a tenth of each (facts of VideoX-Fun and TalkVerse). The paper gives none.

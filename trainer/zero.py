@@ -8,17 +8,14 @@ gradients, depending on unrelated flags: none of them is used, and settings that
 import logging
 import os
 import warnings
-from fnmatch import fnmatch
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dataset.config import suggest
 from model.block import Block
 from model.checkpoint import Checkpoint, check_network
 from model.config import S2VConfig
-from model.errors import InputError
 from model.network import S2VModel
 from trainer.objective import FlowMatching
 from trainer.optimiser import AdamWithAverage
@@ -36,26 +33,9 @@ if not torch.cuda.is_available():
     # A C++ extension that DeepSpeed would compile at its first start: minutes, and a lock that can hang for ever.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
-# What may be tuned: speed and memory. Anything else either is the stage's or would change what is learnt.
-TUNABLE = {
-    "overlap_comm",
-    "reduce_bucket_size",
-    "stage3_prefetch_bucket_size",
-    "stage3_param_persistence_threshold",
-    "stage3_max_live_parameters",
-    "stage3_max_reuse_distance",
-    "sub_group_size",
-    "zero_hpz_partition_size",
-}
-
 
 def deepspeed_config(stage: Stage, data_ranks: int, *, on_gpu: bool) -> dict[str, Any]:
     """One sample a rank and micro-step. `reduce_scatter` stays on: without it ZeRO-3 has another gradient scale."""
-    if refused := [key for key in stage.zero if key not in TUNABLE]:
-        raise InputError(
-            f"zero.{refused[0]} can't be set: it is the trainer's, or would change the gradient."
-            f"{suggest(refused[0], sorted(TUNABLE))}"
-        )
     zero: dict[str, Any] = {"stage": 3, "reduce_scatter": True, "overlap_comm": on_gpu, "contiguous_gradients": True}
     if stage.optimiser.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
@@ -66,7 +46,7 @@ def deepspeed_config(stage: Stage, data_ranks: int, *, on_gpu: bool) -> dict[str
         "bf16": {"enabled": stage.precision == "bf16"},
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "bf16" if stage.precision == "bf16" and on_gpu else "fp32",
-        "zero_optimization": zero | stage.zero,
+        "zero_optimization": zero | stage.zero.model_dump(exclude_none=True),
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,  # plain AdamW instead: no compilation at start
         "steps_per_print": 10**9,
@@ -78,14 +58,19 @@ def make_network(config: S2VConfig, stage: Stage, settings: dict[str, Any]) -> F
     with deepspeed.zero.Init(config_dict_or_path=settings):
         network = S2VModel(config)
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(any(fnmatch(name, pattern) for pattern in stage.trains))
-    if not any(parameter.requires_grad for parameter in network.parameters()):
-        names = sorted({name.split(".")[0] for name, _ in network.named_parameters()})
-        raise InputError(f"trains={list(stage.trains)} matches no parameter of the network: {', '.join(names)}.")
+        parameter.requires_grad_(stage.learns(name))
     apply_recompute(network, stage.recompute)
+    network.layers[0].register_forward_pre_hook(ask_for_gradient)
     objective = FlowMatching(network)
     set_z3_leaf_modules(objective, [Block])  # one gather a block, not one for each of its layers
     return objective
+
+
+def ask_for_gradient(block: nn.Module, arguments: tuple[Any, ...]) -> None:
+    """DeepSpeed adds up a block's gradients when that of its input is there: the first block's must have one, also where
+    nothing before it learns."""
+    if torch.is_grad_enabled() and not arguments[0].requires_grad:
+        arguments[0].requires_grad_()
 
 
 def own_part(parameter: nn.Parameter) -> Tensor:
