@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
-    from trainer.job import Job
+    from trainer.feed import Data
+    from trainer.job import Job, Start
 
 PATIENCE = 1800  # seconds that a run has to save a checkpoint when it is asked to stop
 
@@ -24,7 +25,7 @@ StageName = Annotated[
 Changes = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the stage. May be repeated.")
 ]
-Data = Annotated[
+Places = Annotated[
     list[str],
     typer.Option(
         "--data",
@@ -90,7 +91,7 @@ def encode(
 
 def train(
     stage: StageName = "",
-    data: Data = [],  # noqa: B006
+    data: Places = [],  # noqa: B006
     init: Annotated[
         str,
         typer.Option("--init", help="What to start from: a checkpoint folder, or RUN/step-N of another stage."),
@@ -137,7 +138,6 @@ def prepare(job: "Job", processes: int, dry_run: bool) -> None:
     from model.launch import run_processes
     from trainer.feed import Data
     from trainer.loggers import check_wandb
-    from trainer.loop import describe
     from trainer.ranks import check_batch, degrees
 
     if job.wandb:
@@ -155,6 +155,13 @@ def prepare(job: "Job", processes: int, dry_run: bool) -> None:
     job.write()
     if code := run_processes(count, "trainer.train", ["--resume", str(job.run)], patience=PATIENCE):
         sys.exit(code)
+
+
+def describe(job: "Job", start: "Start", data: "Data", console: Console) -> None:
+    stage, billions = job.stage, sum(start.config.parameters().values()) / 1e9
+    clips = f"{len(data.train):,} clips to train on, {len(data.held_out)} to validate on"
+    console.print(f"Stage {stage.name}: {stage.steps:,} updates of {stage.batch} clips each; {clips}.", soft_wrap=True)
+    console.print(escape(f"Network of {billions:.3g} billion parameters, from {start.weights}."), soft_wrap=True)
 
 
 def work(make: Callable[[], "Job"]) -> None:

@@ -4,9 +4,7 @@ import json
 import math
 import os
 import shutil
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from itertools import count, groupby
@@ -31,10 +29,11 @@ from dataset.tables import in_threads, to_parquet, write_atomically
 from model.checkpoint import Checkpoint
 from model.config import S2VConfig
 from trainer.budget import fit
-from trainer.corpus import read_corpus
+from trainer.corpus import places, read_corpus
 from trainer.encoders import Encoders, Widths, config_of, digest
-from trainer.latents import FACTS, FAILURES, INDEX, SHARDS, Facts, in_order, key_of, read_facts, sample_of
-from trainer.reading import Unreadable, read_pixels
+from trainer.latents import FACTS, FAILURES, INDEX, SHARDS, Facts, in_order, is_latents, key_of, read_facts, sample_of
+from trainer.read_ahead import ReadAhead
+from trainer.reading import Unreadable
 from trainer.sample import Clip, Pixels, Request, Shape
 from trainer.stages import Stage
 
@@ -71,6 +70,10 @@ class EncodeWorker:
     def encoders(self) -> Encoders:
         return Encoders.load(Checkpoint.open(self.checkpoint), "cuda" if torch.cuda.is_available() else "cpu")
 
+    @cached_property
+    def read_ahead(self) -> ReadAhead:
+        return ReadAhead(self.seed)
+
     def __call__(self, shard: Shard) -> dict[str, int]:
         failures: list[Unreadable] = []
         data, offsets = make_shard(self.samples(shard, failures))
@@ -87,28 +90,19 @@ class EncodeWorker:
 
     def samples(self, shard: Shard, failures: list[Unreadable]) -> Iterator[Sample]:
         """All variants of each clip, or none of a clip of which one can't be read or encoded."""
-        reads = read_ahead(self.requests(shard), self.seed)
+        reads = self.read_ahead(self.requests(shard))
         for _, variants in groupby(reads, key=lambda read: read[0].clip.clip_id):
             try:
-                samples = [self.sample(pixels.result()) for _, pixels in variants]
+                samples = [self.sample(found) for _, found in variants]
             except Unreadable as e:
                 failures.append(e)
             else:
                 yield from samples
 
-    def sample(self, pixels: Pixels) -> Sample:
-        return sample_of(pixels, self.encoders.encode(pixels))
-
-
-def read_ahead(requests: Sequence[Request], seed: int) -> Iterator[tuple[Request, Future[Pixels]]]:
-    """Read the next sample while this one is encoded."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = deque[tuple[Request, Future[Pixels]]]()
-        for request in requests:
-            waiting.append((request, pool.submit(read_pixels, request, seed)))
-            if len(waiting) == 2:
-                yield waiting.popleft()
-        yield from waiting
+    def sample(self, found: Pixels | Unreadable) -> Sample:
+        if isinstance(found, Unreadable):
+            raise found
+        return sample_of(found, self.encoders.encode(found))
 
 
 def index_row(request: Request, shard: str, offset: int) -> dict[str, Any]:
@@ -217,6 +211,8 @@ def encode(
     """Encode all clips that the stage trains on, `variants` times each. A run that was stopped goes on where it was."""
     out = out.rstrip("/") if "://" in out else os.path.abspath(out)  # workers may stand in another folder
     parts = Checkpoint.open(os.path.abspath(checkpoint))
+    if latents := [path for _, path in places(data, stage) if is_latents(path)]:
+        raise UsageError(f"{latents[0]} holds latents already: give the dataset that they were made of.")
     facts = facts_of(stage, parts, variants)
     check_facts(out, facts)
     config = config_of(parts)

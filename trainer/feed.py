@@ -40,7 +40,8 @@ class Data:
         if latents and len(latents) < len(places):
             raise UsageError(f"--data mixes latents ({latents[0]}) with videos: encode all of them, or none.")
         if latents:
-            stores = StoredLatents(tuple(LatentStore.open(place) for place in latents))
+            stores = StoredLatents(tuple(LatentStore.open(place.rpartition("=")[2]) for place in latents))
+            stores.check(config)
             clips, read = stores.clips(stage), stores
         else:
             clips, read = read_corpus(places, stage), partial(read_pixels, seed=stage.seed)  # type: ignore[assignment]
@@ -50,6 +51,16 @@ class Data:
 @dataclass(frozen=True)
 class StoredLatents:
     stores: tuple[LatentStore, ...]
+
+    def check(self, config: S2VConfig) -> None:
+        """Refuse latents that were made with the encoders of another network."""
+        for store in self.stores:
+            for name, here in (("audio_dim", config.audio_dim), ("text_dim", config.text_dim)):
+                if (there := getattr(store.facts, name)) != here:
+                    raise UsageError(
+                        f"{store.path} was encoded with {name} {there}, and the network of --init has {here}: "
+                        "encode again, with that checkpoint's encoders."
+                    )
 
     def clips(self, stage: Stage) -> list[Clip]:
         clips = [clip for store in self.stores for clip in store.clips(stage, list(stage.mixture))]

@@ -184,13 +184,20 @@ def read_index(path: str, facts: Facts) -> pa.Table:
     except (pa.ArrowException, KeyError, OSError) as e:
         raise UsageError(f"{name} can't be read ({e}). {again}") from e
     index = in_order(index)
-    found = list(zip(*(index[name].to_pylist() for name in ("kind", "clip_id", "variant")), strict=True))
-    clips = [(kind, clip_id) for kind, clip_id, _ in found[:: facts.variants]]
-    wanted = [(*clip, variant) for clip in clips for variant in range(facts.variants)]
-    shards = index["shard"].unique().to_pylist()
-    if found != wanted or len(set(clips)) < len(clips) or not all(SHARD_NAME.fullmatch(s or "") for s in shards):
+    if not is_whole(index, facts.variants):
         raise UsageError(f"{name} is damaged: it doesn't hold each clip in {facts.variants} variants. {again}")
     return index
+
+
+def is_whole(index: pa.Table, variants: int) -> bool:
+    """Whether each clip is there in all its variants, in shards beside the index."""
+    found = list(zip(*(index[name].to_pylist() for name in ("kind", "clip_id", "variant")), strict=True))
+    clips = [(kind, clip_id) for kind, clip_id, _ in found[::variants]]
+    if len(found) != variants * len(clips) or len(set(clips)) < len(clips):
+        return False
+    gaps = any(column.null_count for column in index.columns)
+    beside = all(SHARD_NAME.fullmatch(name or "") for name in index["shard"].unique().to_pylist())
+    return not gaps and beside and found == [(*clip, variant) for clip in clips for variant in range(variants)]
 
 
 def in_order(index: pa.Table) -> pa.Table:

@@ -98,7 +98,7 @@ class Loader(Generic[S]):
             generator=torch.Generator(),  # of seeds that nothing uses: the global generator stays as it is
             **options,
         )
-        with one_thread():
+        with one_thread(), unstopped():
             return iter(loader)
 
     def take(self, items: Iterator[Read], notes: "Notes") -> Read:
@@ -184,7 +184,6 @@ def replaced(item: Item, failed: Unreadable, taken: Request) -> Replaced:
 
 
 def prepare_worker(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains: it ends the others
     cv2.setNumThreads(1)
 
 
@@ -206,6 +205,17 @@ def one_thread() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def unstopped() -> Iterator[None]:
+    """Processes that are started within don't hear SIGTERM or SIGINT, which go to all of a group: they end when the
+    process that trains has saved a checkpoint, and ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Notes:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 
 from model.checkpoint import Checkpoint
 from model.errors import CheckpointError, WorkError
@@ -178,10 +177,3 @@ def stop_signals() -> Iterator[list[float]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def describe(job: Job, start: Start, data: Data, console: Console) -> None:
-    stage, billions = job.stage, sum(start.config.parameters().values()) / 1e9
-    clips = f"{len(data.train):,} clips to train on, {len(data.held_out)} to validate on"
-    console.print(escape(f"Stage {stage.name}: {stage.steps:,} updates of {stage.batch} clips each; {clips}."))
-    console.print(escape(f"Network of {billions:.3g} billion parameters, from {start.weights}."), soft_wrap=True)

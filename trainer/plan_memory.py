@@ -1,213 +1,111 @@
-"""What a rank's GPU holds while it trains, by arithmetic alone: nothing is allocated, no GPU is asked.
+"""What a rank's GPU holds while it trains, by arithmetic: nothing is allocated, and no GPU is asked."""
 
-Bytes of activations are those of `model/block.py` and its neighbours, counted by hand and held against what the code
-allocates by `benchmarks/trainer_memory.py`. e: bytes of a number in the dtype of the large projections; the residual
-stream, norms and what modulates them take 4.
-"""
-
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
-from model.config import AUDIO_LAYERS, LATENT_STRIDE, MOTION_LATENTS, TOKEN_STRIDE, S2VConfig
-from trainer.recompute import Recompute
+import torch
 
-# DeepSpeed's defaults, in numbers: what `stage.zero` doesn't set.
-REDUCE_BUCKET, PREFETCH_BUCKET, SUB_GROUP = int(5e8), int(5e7), int(1e9)
+from model.config import S2VConfig
+from model.network import S2VModel
+from trainer.plan_activations import Arrangement, Size, activations
+from trainer.stages import Stage
 
-# The encoders, where latents are computed during training, on the rank that reads for those that share its sample.
-ENCODERS = 2 * 5.68e9 + 4 * 127e6 + 4 * 315e6  # umT5 in bf16, VAE and wav2vec2 in fp32
-ENCODING = 14_150 + 12 * (73 + 48)  # a pixel of the picture: the VAE's work (counted), and its input in float32
+# DeepSpeed's own sizes, in numbers, where `stage.zero` gives no others.
+ZERO = {"reduce_bucket_size": int(5e8), "stage3_prefetch_bucket_size": int(5e7), "sub_group_size": int(1e9)}
 
-# Ours, until measured: CUDA's context and kernels, NCCL's buffers, cuBLAS; what the allocator can't use of the rest.
-FIXED, FRAGMENTS = 2.5e9, 0.05
+# Encoders, on the rank that reads, where latents are made while training: umT5 in bf16, VAE and wav2vec2 in fp32. What
+# the VAE holds a pixel: counted on "meta" tensors, and the 121 frames themselves.
+ENCODERS = 2 * 5.68e9 + 4 * 127e6 + 4 * 315e6
+ENCODING = 14_150 + 3 * 4 * 121
 
-
-@dataclass(frozen=True)
-class Arrangement:
-    """sequence: ranks that share a sample, ring x ulysses."""
-
-    ring: int = 1
-    ulysses: int = 1
-    recompute: Recompute = "all-but-attention"
-
-    @property
-    def sequence(self) -> int:
-        return self.ring * self.ulysses
+# Assumed, until measured: CUDA's context, NCCL's buffers, cuBLAS; and what the allocator can't use of passing tensors.
+CUDA, FRAGMENTS = 2.5e9, 0.05
 
 
 @dataclass(frozen=True)
-class Size:
-    """Of a sample; frames of video, pixels."""
+class Parameters:
+    """total, trained: of the network. block: of the largest one. blocks_learn: more of blocks than their injectors."""
 
-    frames: int
-    height: int
-    width: int
-
-    @property
-    def latents(self) -> int:
-        return self.frames // 4
-
-    @property
-    def picture(self) -> int:
-        """Tokens of a latent frame."""
-        return (self.height // TOKEN_STRIDE) * (self.width // TOKEN_STRIDE)
-
-    def tokens(self, config: S2VConfig) -> int:
-        return config.tokens(self.latents, self.height, self.width)
-
-    def segments(self, config: S2VConfig) -> tuple[int, int, int]:
-        """Noisy, reference and motion tokens."""
-        noisy = self.latents * self.picture
-        return noisy, self.picture, self.tokens(config) - noisy - self.picture
-
-
-@dataclass(frozen=True)
-class Share:
-    """Tokens that each of the ranks that share a sample holds, as `model.layout` deals them, padding included.
-
-    padded: noisy tokens as the audio injector takes them, whole latent frames; of the rank that has the most.
-    """
-
-    noisy: int
-    tokens: int
-    padded: int
+    total: int
+    trained: int
+    block: int
+    blocks_learn: bool
 
     @classmethod
-    def of(cls, config: S2VConfig, size: Size, ranks: int) -> "Share":
-        held = [-(-segment // ranks) for segment in size.segments(config)]
-        noisy, picture = held[0], size.picture
-        frames = max((rank * noisy % picture + noisy - 1) // picture + 1 for rank in range(ranks))
-        return cls(noisy, sum(held), frames * picture)
+    def of(cls, config: S2VConfig, stage: Stage) -> "Parameters":
+        return parameters_of(config, stage.trains)
 
 
-# ---------------------------------------------------------------- activations
+@lru_cache
+def parameters_of(config: S2VConfig, trains: tuple[str, ...]) -> Parameters:
+    stage = Stage(name="any", steps=1, trains=trains)
+    with torch.device("meta"):
+        network = S2VModel(config)
+    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+    trained = {name: size for name, size in sizes.items() if stage.learns(name)}
+    block = max(sum(parameter.numel() for parameter in block.parameters()) for block in network.layers)
+    learn = any(name.startswith("blocks.") and ".audio_injector." not in name for name in trained)
+    return Parameters(sum(sizes.values()), sum(trained.values()), block, learn)
 
 
 @dataclass(frozen=True)
-class Activations:
-    """embedders: of what comes before the blocks. kept: of all blocks, for the backward pass. block: of the block that
-    is at work, computed again and backwards."""
+class Memory:
+    """Bytes of a GPU by part at the fullest `moment`: of the rank that has most. host: of a node, beside it."""
 
-    embedders: float
-    kept: float
-    block: float
+    parts: Mapping[str, float]
+    moment: str
+    host: float
 
     @property
     def total(self) -> float:
-        return self.embedders + self.kept + self.block
+        return sum(self.parts.values())
 
 
-def activations(
-    config: S2VConfig, size: Size, arrangement: Arrangement, e: int, blocks_learn: bool = True
-) -> Activations:
-    """At the worst moment of forward and backward."""
-    share = Share.of(config, size, arrangement.sequence)
-    held = Block(config, share, arrangement, e, blocks_learn)
-    injects, layers = config.audio_inject_layers, config.num_layers
-    before = embedders(config, size, share, e, blocks_learn)
-    if arrangement.recompute == "nothing":
-        kept = layers * held.saved + len(injects) * held.injector
-        return Activations(before, kept, max(held.head, held.work(layers - 1 in injects)))
-    # Backwards, a block's memory is free again before the next one's is needed.
-    kinds = {layer in injects: layer + 1 for layer in range(layers)}  # the last block of each kind: most inputs stand
-    moments = [(count * held.kept, held.again(injecting)) for injecting, count in kinds.items()]
-    moments.append((0, 4 * 6 * config.dim**2 * blocks_learn))  # short sequences: the gradient of time_projection
-    return Activations(before, *max(moments, key=sum))
+def memory(
+    stage: Stage, config: S2VConfig, size: Size, arrangement: Arrangement, gpus: int, per_node: int, encodes: bool
+) -> Memory:
+    """encodes: latents are made while training, not read from latent shards."""
+    e = element_bytes(stage)
+    parameters = Parameters.of(config, stage)
+    stays = states(stage, parameters, gpus)
+    host = 0.0
+    if stage.optimiser.offload:
+        host = sum(stays.pop(part) for part in list(stays) if part != "weights") * min(gpus, per_node)
+    examples = size.example_bytes(config) * stage.batch * arrangement.sequence / gpus
+    stays |= {"samples of an update": examples, "encoders": ENCODERS * encodes}
+    held = activations(config, size, arrangement, e, parameters.blocks_learn)
+    bucket, prefetch, group = (getattr(stage.zero, key) or default for key, default in ZERO.items())
+    moments = {
+        "backward pass": {
+            # The block at work, and the buffer that another one arrives in; gradients on their way out, twice.
+            "weights gathered, gradients leaving": e * (2 * (parameters.block + prefetch) + 2 * bucket),
+            "kept for the backward pass": held.kept,
+            "one block at work": held.block,
+            "embedders": held.embedders,
+        },
+        # A float32 copy of the gradients, and the root of the second moments.
+        "optimiser's step": {
+            "optimiser at work": 0 if stage.optimiser.offload else 8 * min(group, parameters.trained / gpus)
+        },
+        "encoding": {"VAE at work": encodes * (ENCODING * size.height * size.width + examples)},
+    }
+    moment = max(moments, key=lambda name: sum(moments[name].values()))
+    passing = moments[moment]
+    parts = stays | passing | {"CUDA and fragments (assumed)": CUDA + FRAGMENTS * sum(passing.values())}
+    return Memory({part: size for part, size in parts.items() if size}, moment, host)
 
 
-@dataclass(frozen=True)
-class Block:
-    """Bytes of one block. A token's number in float32 takes 4, in the projections' dtype e."""
-
-    config: S2VConfig
-    share: Share
-    arrangement: Arrangement
-    e: int
-    learns: bool
-
-    @property
-    def stream(self) -> float:
-        """The residual stream, as it enters."""
-        return 4 * self.share.tokens * self.config.dim
-
-    @property
-    def attended(self) -> float:
-        """The result of self-attention, and a log-sum-exp for each head."""
-        return (self.e * self.config.dim + 4 * self.config.num_heads) * self.share.tokens
-
-    @property
-    def kept(self) -> float:
-        """Of a block that is computed again. In a ring, each hop has a result."""
-        some = self.arrangement.recompute == "all-but-attention"
-        return self.stream + (self.arrangement.ring * self.attended if some else 0)
-
-    @property
-    def to_tokens(self) -> float:
-        """Saved of self-attention: input, its norm, what was modulated; q and k before their norms; q, k, v."""
-        e, ring, ulysses = self.e, self.arrangement.ring > 1, self.arrangement.ulysses > 1
-        copies = 1 * ulysses + 2 * (ring and ulysses)  # the result as dealt back; keys and values on their way
-        learning = (4 + e) * self.learns  # the gradients of scale and gate need what they scaled
-        return (4 + learning + 6 * e + copies * e) * self.share.tokens * self.config.dim + self.attended
-
-    @property
-    def to_text(self) -> float:
-        """Saved of text attention: input, its norm, q before and after its norm, the result; keys and values."""
-        return (4 + 3 * self.e) * self.share.tokens * self.config.dim + self.attended + self.words
-
-    @property
-    def words(self) -> float:
-        return 5 * self.e * self.config.text_len * self.config.dim
-
-    @property
-    def ffn(self) -> float:
-        """Saved of the FFN: input, its norm, what was modulated; hidden values before and after GELU; the result."""
-        learning = (4 + self.e) * self.learns
-        return ((4 + learning + self.e) * self.config.dim + 2 * self.e * self.config.ffn_dim) * self.share.tokens
-
-    @property
-    def saved(self) -> float:
-        """All that a block without injector saves."""
-        return self.to_tokens + self.to_text + self.ffn
-
-    @property
-    def injector(self) -> float:
-        """What an injector adds: input, its norm, the scales; then of whole frames, q, and what it heard."""
-        e, d, share = self.e, self.config.dim, self.share
-        return self.stream + (8 + 2 * e) * share.noisy * d + (2 * e * d + 4 * self.config.num_heads) * share.padded
-
-    def work(self, injecting: bool) -> float:
-        """Gradients and what they are made of, beyond all that is saved, when there is most."""
-        e, d, ffn, share = self.e, self.config.dim, self.config.ffn_dim, self.share
-        if injecting:
-            return self.stream + (4 + e) * share.noisy * d
-        gate = self.stream + (8 * share.noisy + e * share.tokens) * d
-        second = self.stream + (e * d * (not self.learns) + e * ffn) * share.tokens + e * d * ffn
-        if self.arrangement.ring == 1:
-            return max(gate, second)
-        # Two blocks of keys and values travel, with their gradients in float32.
-        hop = self.stream + (28 + 10 * e) * share.tokens * d - self.to_text - self.ffn
-        return max(gate, second, hop)
-
-    def again(self, injecting: bool) -> float:
-        """Of a block that is computed again, beyond what was kept of it."""
-        return self.saved + (self.injector if injecting else 0) - self.kept + self.work(injecting)
-
-    @property
-    def head(self) -> float:
-        """After the last block: its result, the head's norm, and four of its size in the backward pass."""
-        return self.stream + 5 * 4 * self.share.noisy * self.config.dim
+def element_bytes(stage: Stage) -> int:
+    return 2 if stage.precision == "bf16" else 4
 
 
-def embedders(config: S2VConfig, size: Size, share: Share, e: int, blocks_learn: bool) -> float:
-    """What lives until the end of the backward pass: float32 copies of weights, the audio encoder's values, angles,
-    patches, latents."""
-    d, audio = config.dim, config.audio_dim
-    sound = MOTION_LATENTS * 4 + size.frames
-    quarter, half = d // 4, d // 2
-    convolutions = 3 * audio * quarter * (config.num_audio_token + 1) + 2 * 3 * (quarter * half + half * d)
-    weights = convolutions + d * d + (7 * d * d if blocks_learn else 0)
-    heard = (AUDIO_LAYERS + 4) * audio * sound + (config.num_audio_token + 1) * sound * (4 * quarter + 2 * half + d)
-    angles = share.tokens * config.head_dim
-    motion = config.in_dim * MOTION_LATENTS * (size.height // LATENT_STRIDE) * (size.width // LATENT_STRIDE)
-    patches = 4 * config.in_dim * (share.noisy + share.tokens) + motion
-    text = config.text_len * (config.text_dim + 2 * d)
-    return 4 * (weights * (e < 4) + heard + angles) + e * (patches + text)
+def states(stage: Stage, parameters: Parameters, gpus: int) -> dict[str, float]:
+    """ZeRO-3: a GPU has its part of everything. Masters are float32, and apart from the weights, whatever those are."""
+    e, total, trained = element_bytes(stage), parameters.total / gpus, parameters.trained / gpus
+    return {
+        "weights": e * total,
+        "gradients": 4 * trained,
+        "masters and moments": 12 * trained,
+        "moving average": 4 * trained * (stage.optimiser.ema is not None),
+    }

@@ -16,7 +16,7 @@ from dataset.errors import RunError
 from dataset.media import Counters, MediaError, open_source, read_audio_until
 from dataset.pictures import cover, frames_at
 from dataset.shards import read_samples
-from dataset.tracks import Tracks
+from dataset.tracks import KEYPOINTS, Tracks
 from trainer.budget import RATE, frame_count
 from trainer.sample import Clip, Pixels, Request, Window, numpy_generator
 
@@ -70,7 +70,7 @@ def read_pixels(request: Request, seed: int) -> Pixels:
     with blamed(clip, "its .json"):
         caption = choose_caption(json.loads(files.get("json", b"{}")), window.caption)
     with blamed(clip, "its .pose.npz"):
-        tracks = Tracks.from_npz_bytes(files["pose.npz"]) if "pose.npz" in files else None
+        tracks = read_tracks(files["pose.npz"]) if "pose.npz" in files else None
     with blamed(clip, "its video"), on_disk(files["mp4"]) as path:
         frames, reference, size = read_frames(path, request, window)
         speech = read_speech(path, clip)
@@ -153,6 +153,19 @@ def read_speech(path: str, clip: Clip) -> np.ndarray:
             return np.zeros(0, np.float32)
         sound, reached = read_audio_until(source, 0, clip.seconds)
     return sound[0] if reached else np.zeros(0, np.float32)
+
+
+def read_tracks(data: bytes) -> Tracks:
+    """Arrays that don't belong together would be drawn as somebody else's pose, or not at all."""
+    tracks = Tracks.from_npz_bytes(data)
+    times, points = tracks.times, tracks.keypoints
+    if points.shape != (len(tracks.ids), len(times), KEYPOINTS, 3):
+        raise ValueError("its arrays don't fit together")
+    if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
+        raise ValueError("its times don't ascend")
+    if not (np.isfinite(points[..., :2]).all(-1) | (points[..., 2] == 0)).all():
+        raise ValueError("a keypoint was seen nowhere")
+    return tracks
 
 
 def draw_window(tracks: Tracks, request: Request, window: Window, size: tuple[int, int]) -> np.ndarray:

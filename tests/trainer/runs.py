@@ -23,7 +23,7 @@ from trainer.sample import Clip, Request, Shape
 from trainer.stages import find_stage
 
 SHAPE = Shape(frames=16, history=12, height=64, width=64)  # what the tiny stage makes of 3 s at 64 x 64 pixels
-SHORT = ["save_every=3", "batch=2", "validation.every=0", "steps=9"]
+SHORT = ["save_every=3", "batch=2", "validation.every=0", "steps=9", "workers=0"]
 
 
 def write_latents(folder: Path, kinds: tuple[str, ...] = ("speech",), clips: int = 6) -> Path:

@@ -2,10 +2,14 @@
 
 import io
 import json
+import os
 import random
 import shutil
+import signal
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,11 +30,13 @@ from tests.trainer.test_encoders import make_pixels
 from tests.trainer.test_latents import same
 from tests.videos import clicks, moving_square, write_video
 from trainer import encode as module
+from trainer import read_ahead
 from trainer.corpus import read_corpus
 from trainer.encode import EncodeWorker, Finished, Shard, encode, finished, plan, sample_bytes, write_index
 from trainer.encoders import Encoders
 from trainer.latents import FACTS, LatentStore
 from trainer.latents import INDEX as LATENT_INDEX
+from trainer.read_ahead import ReadAhead
 from trainer.reading import Unreadable, read_pixels
 from trainer.sample import Pixels, Request
 from trainer.schedule import Schedule
@@ -88,18 +94,71 @@ def test_a_clip_of_two_kinds_is_encoded_once_and_listed_twice(tmp_path: Path) ->
     }
 
 
+def read_some(request: Request, seed: int) -> Pixels:
+    """Clips whose names hold "bad" can't be read, "worse" not in their second variant."""
+    name = request.clip.clip_id
+    if "bad" in name or ("worse" in name and request.epoch):
+        raise Unreadable(request.clip, "no frame", "curate it again")
+    if "crash" in name:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if "hang" in name:
+        time.sleep(100)
+    return replace(make_pixels(name), request=request)
+
+
+class ReadHere(ReadAhead):
+    """Without a process."""
+
+    def ask(self, request: Request) -> None:
+        pass
+
+    def answer(self, request: Request) -> Pixels | Unreadable:
+        try:
+            return read_some(request, self.seed)
+        except Unreadable as e:
+            return e
+
+
 @pytest.fixture
 def worker(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EncodeWorker:
-    """Clips whose names hold "bad" can't be read, "worse" only in their second variant."""
-
-    def read(request: Request, seed: int) -> Pixels:
-        name = request.clip.clip_id
-        if "bad" in name or ("worse" in name and request.epoch):
-            raise Unreadable(request.clip, "no frame", "curate it again")
-        return replace(make_pixels(name), request=request)
-
-    monkeypatch.setattr(module, "read_pixels", read)
+    monkeypatch.setattr(module, "ReadAhead", ReadHere)
     return EncodeWorker(str(tmp_path / "latents"), str(tiny), STAGE.seed, 2)
+
+
+def serve_some(pipe: Connection, seed: int) -> None:
+    read_ahead.read_pixels = read_some
+    SERVE(pipe, seed)
+
+
+SERVE = read_ahead.serve
+
+
+def test_a_decoder_that_crashes_or_hangs_costs_one_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_ahead, "serve", serve_some)
+    monkeypatch.setattr(read_ahead, "PATIENCE", 120)  # for an import of torch on a busy machine
+    reader = ReadAhead(seed=0)
+    asked = [request(name) for name in ("a", "crash", "b", "bad")]
+    found = [found for _, found in reader(asked)]
+    assert [type(f) for f in found] == [Pixels, Unreadable, Pixels, Unreadable]
+    assert [f.error for f in (found[1], found[3])] == ["reading it ended its process twice", "no frame"]
+    assert found[2].frames.tobytes() == make_pixels("b").frames.tobytes()
+    process = reader.process
+    monkeypatch.setattr(read_ahead, "PATIENCE", 1)
+    ((_, late),) = reader([request("hang")])
+    assert late.error == "reading it took longer than 1 s"
+    assert not process.is_alive()
+
+
+def test_what_was_read_ahead_for_nothing_is_not_taken_for_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_ahead, "serve", serve_some)
+    reader = ReadAhead(seed=0)
+    reads = reader([request("a"), request("b")])
+    next(reads)
+    reads.close()
+    ((_, found),) = reader([request("c")])
+    assert isinstance(found, Pixels)
+    assert found.request == request("c")
+    reader.stop()
 
 
 def test_a_bad_clip_costs_itself_in_all_its_variants(worker: EncodeWorker, tmp_path: Path) -> None:
@@ -248,6 +307,13 @@ def test_what_is_not_ours_is_left_alone(runs: Runs) -> None:
         runs()
     assert (data / "shards/000000.tar").read_bytes() == before
     assert not (data / FACTS).exists()
+
+
+def test_latents_are_not_encoded_again(runs: Runs, tiny: Path) -> None:
+    facts = module.facts_of(STAGE, Checkpoint.open(tiny), 2)
+    write_atomically(runs.data, FACTS, facts.model_dump_json().encode())
+    with pytest.raises(UsageError, match="data holds latents already"):
+        runs()
 
 
 def test_too_small_a_disk_is_refused_before_anything_is_written(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

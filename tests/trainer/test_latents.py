@@ -201,6 +201,7 @@ def test_a_shard_that_is_gone_or_cut_costs_its_own_samples(write, encoded, tmp_p
         lambda rows: rows[0].update(shard=None),
         lambda rows: [row.update(clip_id="aa") for row in rows],
         lambda rows: rows[1].update(kind="film"),
+        lambda rows: rows[0].update(seconds=None),
     ],
 )
 def test_a_damaged_index_is_refused(write, tmp_path, spoil) -> None:

@@ -3,10 +3,12 @@
 import io
 import json
 import pickle
+import tarfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -126,7 +128,7 @@ def test_the_sound_is_the_whole_clips(tmp_path):
     speech = read_pixels(request_of(clip), 0).speech
     assert speech.dtype == np.float32
     assert speech.shape == (4 * 16_000,)
-    loud = [np.abs(second[2000:-2000]).max() for second in speech.reshape(4, -1)]
+    loud = np.sqrt(2 * (speech.reshape(4, -1)[:, 2000:-2000] ** 2).mean(1))
     assert loud == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=0.02)
 
 
@@ -189,7 +191,7 @@ def test_the_pose_lies_where_the_cropped_picture_shows_it(tmp_path, size):
     [clip] = packed(tmp_path, Made("c", 3.0, width, height, picture=picture, tracks=tracks))
     pixels = read_pixels(request_of(clip), 0)
     shape = pixels.request.shape
-    assert (shape.height, shape.width) in ((64, 128), (128, 64), (64, 64))
+    assert shape.height * width != shape.width * height  # so something is cut off
     assert pixels.pose is not None
     assert pixels.pose.shape == pixels.frames[shape.history :].shape
     for shown, drawn in zip(pixels.frames[shape.history :], pixels.pose, strict=True):
@@ -271,9 +273,9 @@ def changed(folder: Path, made: Made | None = None, **files: bytes | None) -> Cl
         b'{"captions": 5}',
         b'{"captions": "abc"}',
         b'{"captions": [1]}',
+        b'{"caption": {"a": 1}}',
         b"[" * 100_000,
-    ]
-    + [b'{"caption": {"a": 1}}'],
+    ],
 )
 def test_json_garbage(tmp_path, content):
     assert ".json" in refused(changed(tmp_path, json=content)).error
@@ -321,6 +323,9 @@ def good_tracks() -> dict[str, np.ndarray]:
         npz(**good_tracks() | {"points": np.zeros((1, 24, 3, 2), np.int16)}),
         npz(**good_tracks() | {"points": np.full((1, 24, 128, 2), -32768, np.int16)}),
         npz(**good_tracks() | {"times": np.zeros(3)}),
+        npz(**good_tracks() | {"times": np.zeros(24)}),
+        npz(**good_tracks() | {"times": np.full(24, np.nan)}),
+        npz(**good_tracks() | {"ids": np.zeros(5, np.int32)}),
         pointing(lambda t: (0.5, 0.5), 3.0).to_npz_bytes()[:-50],
     ],
 )
@@ -348,8 +353,6 @@ def test_a_video_that_lost_its_end(tmp_path):
     write_video(
         path, 6, fps=16, picture=lambda t: np.random.default_rng(int(100 * t)).integers(0, 255, (96, 128, 3), np.uint8)
     )
-    import av
-
     with av.open(str(path)) as source, av.open(str(tmp_path / "b.mp4"), "w", options={"movflags": "faststart"}) as out:
         stream = out.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(source.streams.video[0]):
@@ -371,18 +374,18 @@ def test_a_video_shorter_than_the_index_says_is_no_sample(tmp_path, claimed):
 
 
 def test_a_frame_less_is_rounding_unless_it_is_needed(tmp_path):
-    [clip] = packed(tmp_path, Made("c", 3.0, claims={"seconds": 49 / 16}))
-    outcomes = []
-    for epoch in range(40):
+    [clip] = packed(tmp_path, Made("c", 8.0, claims={"seconds": 129 / 16}))
+    needed = 0
+    for epoch in range(60):
         request = request_of(clip, epoch)
         window = window_of(request, 0)
-        if max(window.end - 1, window.reference) == 48:
-            with pytest.raises(Unreadable, match="has 48 frames"):
+        if max(window.end - 1, window.reference) == 128:
+            needed += 1
+            with pytest.raises(Unreadable, match="has 128 frames"):
                 read_pixels(request, 0)
         else:
-            assert len(read_pixels(request, 0).frames) == request.shape.history + request.shape.frames
-        outcomes.append(max(window.end - 1, window.reference) == 48)
-    assert 0 < sum(outcomes) < 40
+            assert len(read_pixels(request, 0).frames) == 73 + 16
+    assert 0 < needed < 30
 
 
 def test_shards_that_are_not_as_the_index_says(tmp_path):
@@ -403,8 +406,6 @@ def test_shards_that_are_not_as_the_index_says(tmp_path):
 
 def test_members_are_never_extracted(tmp_path):
     """Links and names that lead out of the shard."""
-    import tarfile
-
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         link = tarfile.TarInfo("c.mp4")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
@@ -444,7 +445,7 @@ def test_nothing_is_left_in_the_temporary_folder(tmp_path, monkeypatch):
 
 @pytest.mark.real
 def test_real_clips(real_clips, tmp_path):
-    paths = sorted(real_clips.glob("*.mp4"))
+    paths = sorted(real_clips.glob("*.mp4"))[::4]
     samples = [
         Sample(path.stem, {"mp4": path.read_bytes(), "json": json.dumps({"seconds": 1e3}).encode()}) for path in paths
     ]

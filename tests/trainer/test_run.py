@@ -29,7 +29,7 @@ def straight(tiny, latents, tmp_path_factory):
 
 def test_a_run_that_was_stopped_and_killed_goes_on_bit_for_bit(straight, tiny, latents, tmp_path):
     run = tmp_path / "run"
-    first = start(latents, tiny, run, *SHORT)
+    first = start(latents, tiny, run, *SHORT, "workers=1")
     first.wait_for_step(1)
     first.terminate()
     first.wait(143)
@@ -38,7 +38,7 @@ def test_a_run_that_was_stopped_and_killed_goes_on_bit_for_bit(straight, tiny, l
     second = resume(run)
     second.wait_for_step(stopped + 2)
     second.kill()
-    resume(run).wait()
+    resume(run, "workers=2").wait()
     assert losses_of(run) == losses_of(straight)
     assert newest(run)[0] == run / "step-000009"
 
@@ -76,7 +76,7 @@ def test_a_full_disk_costs_no_step_and_nothing_that_was_saved(straight, tmp_path
 @pytest.mark.real
 def test_ten_kills_at_any_moment_lose_nothing(straight, tiny, latents, tmp_path):
     run, luck = tmp_path / "run", random.Random(0)
-    process = start(latents, tiny, run, *SHORT[1:], "save_every=1")
+    process = start(latents, tiny, run, *SHORT, "save_every=1")
     for _ in range(10):
         process.wait_for_step(min(len(rows_of(run)) + luck.choice([0, 1]), 8))
         process.kill()
