@@ -30,9 +30,9 @@ from model.block import Block, Context
 from model.config import S2VConfig
 from model.layout import PACKED, Layout
 from model.rope import rope_table
+from trainer.metrics import peak_of
 
 PASSES = 80  # forward passes of a clip: 40 steps, two branches
-PEAK_TFLOPS = {"H100 80GB HBM3": 989, "H200": 989, "A100": 312}  # dense bfloat16, of the data sheets
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def block_tflops(config: S2VConfig, injects: bool, shape: Shape) -> float:
 def blocks(arguments: argparse.Namespace) -> None:
     """Throughput of blocks of the real width, and what follows for the whole network."""
     config, shapes = reduced_unless_cuda()
-    peak = next((tflops for name, tflops in PEAK_TFLOPS.items() if name in device_name()), None)
+    peak = peak_of(DEVICE)
     grid = Grid(title=f"blocks of width {config.dim}, bfloat16, {device_name()}", title_justify="left")
     for name in ("tokens", "block", "", "ms", "tokens/s", "TFLOP/s", "of peak", "speed-up"):
         grid.add_column(name, justify="left" if name in ("block", "") else "right")
@@ -106,7 +106,7 @@ def blocks(arguments: argparse.Namespace) -> None:
             work = block_tflops(config, bool(injects), shape)
             for how, seconds in (("eager", result.eager), ("compiled", result.compiled)):
                 middle = statistics.median(seconds)
-                share = f"{work / middle / peak:.0%}" if peak else "n/a"
+                share = f"{1e12 * work / middle / peak:.0%}" if peak else "n/a"
                 gain = ratio(result.eager, result.compiled) if how == "compiled" else ""
                 rates = f"{shape.tokens() / middle:,.0f}", f"{work / middle:.3g}", share, gain
                 name = "injecting" if injects else "other"

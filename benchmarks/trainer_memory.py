@@ -1,18 +1,20 @@
-"""What activation memory the planner predicts of a training pass, and what the trainer's code allocates.
+"""The memory that the planner predicts for the activations of a training pass, and what the trainer's code allocates.
 
-    python -m benchmarks.trainer_memory [--all]
+    python -m benchmarks.trainer_memory [--quick]
 
-Forward and backward of `trainer.objective.FlowMatching`, without memory: tensors on "meta" exist in name only, and
-their bytes are counted. So the real network's sizes can be checked on any machine. Ranks that share a sample are rank 0
-of a process group whose collectives move nothing. Attention and RMS norm count as the kernels that CUDA runs; weights'
-gradients are freed at once, as ZeRO-3 does.
+Forward and backward of `trainer.objective.FlowMatching`, as DeepSpeed runs it. "counted": on "meta" tensors, which
+exist in name only, so that the real network's sizes can be checked on any machine. Attention and RMS norm count as the
+kernels that CUDA has; ranks that share a sample belong to a process group that moves nothing. "allocated": what
+torch took of a CPU's memory for the same pass, where it is small enough to run. Gradients of weights are freed at once,
+as ZeRO-3 does: they aren't activations.
 """
 
 import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import accumulate
+from typing import Any, Literal, get_args
 from unittest.mock import patch
 
 import torch
@@ -20,6 +22,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from rich.table import Table as Grid
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from benchmarks.measuring import REAL, LiveBytes, config_of, console
@@ -31,18 +34,22 @@ from model.parallel import ALONE, Parallel
 from model.sequence_parallel import SequenceParallel, build_mesh
 from trainer.draws import Draw
 from trainer.objective import FlowMatching, squared_error
+from trainer.plan_activations import Arrangement, Share, Size, activations
+from trainer.plan_memory import Parameters, element_bytes
 from trainer.recompute import Recompute, apply_recompute
 from trainer.sample import Example
+from trainer.stages import Stage, audio_encoder
+from trainer.zero import ask_for_gradient, deepspeed
 
 aten = torch.ops.aten
 META = torch.device("meta")
+linear_of_deepspeed = deepspeed.runtime.zero.linear.zero3_linear_wrap  # it keeps inputs where weights don't learn, too
 
 
 @dataclass(frozen=True)
 class Case:
-    """A training pass. frames: of video."""
+    """A training pass. frames: of video. rank: of those that share the sample."""
 
-    name: str
     config: S2VConfig
     frames: int
     height: int
@@ -50,24 +57,60 @@ class Case:
     recompute: Recompute = "all-but-attention"
     ring: int = 1
     ulysses: int = 1
-    precision: str = "bf16"
+    trains: tuple[str, ...] = ("*",)
+    precision: Literal["bf16", "fp32"] = "bf16"
+    rank: int = 0
+
+    @property
+    def size(self) -> Size:
+        return Size(self.frames, self.height, self.width)
+
+    @property
+    def arrangement(self) -> Arrangement:
+        return Arrangement(self.ring, self.ulysses, self.recompute)
+
+    @property
+    def stage(self) -> Stage:
+        return Stage(name="measured", steps=1, trains=self.trains, precision=self.precision)
+
+
+def predicted(case: Case) -> float:
+    learn = Parameters.of(case.config, case.stage).blocks_learn
+    return activations(case.config, case.size, case.arrangement, element_bytes(case.stage), learn).total
 
 
 def counted(case: Case) -> int:
     """The most bytes that a pass holds beside weights and their gradients."""
-    with META:
-        network = S2VModel(case.config).to(torch.bfloat16 if case.precision == "bf16" else torch.float32)
-    for parameter in network.parameters():
-        parameter.register_post_accumulate_grad_hook(forget)
-    apply_recompute(network, case.recompute)
-    example = empty_example(case)
-    drawn = Draw(0.5, torch.empty(example.latent.shape, device=META))
+    network, example, drawn = made(case, META)
     with kernels_of_cuda(), shared(case) as parallel, LiveBytes() as tracker:
         squared_error(FlowMatching(network), example, drawn, parallel).backward()
     return tracker.peak
 
 
-def empty_example(case: Case) -> Example:
+def allocated(case: Case) -> int:
+    """The same, as torch reports what it takes from the CPU's memory and gives back."""
+    network, example, drawn = made(case, torch.device("cpu"))
+    patches = patch.object(F, "rms_norm", fused_norm), patch.object(F, "linear", linear_of_deepspeed)
+    with patches[0], patches[1], profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        squared_error(FlowMatching(network), example, drawn).backward()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
+
+
+def made(case: Case, device: torch.device) -> tuple[S2VModel, Example, Draw]:
+    with device:
+        network = S2VModel(case.config).to(torch.bfloat16 if case.precision == "bf16" else torch.float32)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(case.stage.learns(name))
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(forget)
+    apply_recompute(network, case.recompute)
+    network.layers[0].register_forward_pre_hook(ask_for_gradient)
+    example = empty_example(case, device)
+    return network, example, Draw(0.5, torch.zeros(example.latent.shape, device=device))
+
+
+def empty_example(case: Case, device: torch.device) -> Example:
     config, latents = case.config, case.frames // 4
     h, w = case.height // LATENT_STRIDE, case.width // LATENT_STRIDE
     shapes = {
@@ -79,7 +122,7 @@ def empty_example(case: Case) -> Example:
         "text": (config.text_len, config.text_dim),
         "no_text": (1, config.text_dim),
     }
-    tensors = {name: torch.empty(shape, dtype=torch.float16, device=META) for name, shape in shapes.items()}
+    tensors = {name: torch.zeros(shape, dtype=torch.float16, device=device) for name, shape in shapes.items()}
     return Example("clip", "speech", 0, **tensors)
 
 
@@ -92,7 +135,13 @@ def forget(parameter: Tensor) -> None:
 
 @contextmanager
 def kernels_of_cuda() -> Iterator[None]:
-    with patch.object(F, "scaled_dot_product_attention", fused_attention), patch.object(F, "rms_norm", fused_norm):
+    with ExitStack() as patches:
+        for name, function in {
+            "scaled_dot_product_attention": fused_attention,
+            "rms_norm": fused_norm,
+            "linear": linear_of_deepspeed,
+        }.items():
+            patches.enter_context(patch.object(F, name, function))
         yield
 
 
@@ -114,7 +163,7 @@ class FusedNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         x, weight, _ = ctx.saved_tensors
-        return torch.empty_like(x), torch.empty_like(weight)
+        return torch.empty_like(x), torch.empty_like(weight)  # what it is doesn't matter
 
 
 def fused_norm(x: Tensor, shape: Any, weight: Tensor, eps: float) -> Tensor:
@@ -126,11 +175,10 @@ def fused_norm(x: Tensor, shape: Any, weight: Tensor, eps: float) -> Tensor:
 
 @contextmanager
 def shared(case: Case) -> Iterator[Parallel]:
-    ranks = case.ring * case.ulysses
-    if ranks == 1:
+    if case.arrangement.sequence == 1:
         yield ALONE
         return
-    dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
+    dist.init_process_group("fake", rank=case.rank, world_size=case.arrangement.sequence, store=FakeStore())
     try:
         with ExitStack() as patches:
             patches.enter_context(patch.object(sequence_parallel, "real_keys", real_keys_on_meta))
@@ -157,3 +205,63 @@ def real_keys_on_meta(layout: Layout, ring: int) -> tuple[Tensor, ...]:
     """Which keys are padding can't be asked of tensors without content."""
     on_cpu = Layout.of(layout.frames, layout.height, layout.width, layout.levels, layout.rank, layout.world)
     return tuple(places.to(META) for places in real_keys(on_cpu, ring))
+
+
+# ---------------------------------------------------------------- the table
+
+DEEP = replace(REAL, num_layers=8, audio_inject_layers=(0, 4, 7))
+LARGE, LONG, SMALL = (48, 768, 1024), (80, 448, 832), (16, 256, 256)  # frames, height, width
+LISTENING = audio_encoder().trains
+
+
+def cases(quick: bool) -> Iterator[Case]:
+    """quick: those that take seconds, and can be run, too."""
+    for recompute in get_args(Recompute):
+        yield Case(config_of(512, 4), *SMALL, recompute)
+        yield Case(config_of(512, 4), *SMALL, recompute, precision="fp32")
+        if quick:
+            continue
+        for config, shape in ((config_of(1024, 6), LARGE), (DEEP, SMALL), (DEEP, LONG), (DEEP, LARGE)):
+            yield Case(config, *shape, recompute)
+        for ring, ulysses in ((1, 8), (2, 4), (8, 1), (2, 1)):
+            yield Case(DEEP, *LARGE, recompute, ring, ulysses)
+        yield Case(DEEP, *LARGE, recompute, 1, 8, LISTENING)
+    if not quick:
+        yield Case(REAL, *LARGE, "all-but-attention", 1, 8)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small networks only, in seconds")
+    grid = Grid(title="GB of activations, weights in bfloat16 but for fp32", title_justify="left")
+    for name in ("width", "layers", "frames", "picture", "computed again", "U x R", "learns"):
+        grid.add_column(name)
+    for name in ("tokens", "predicted", "counted", "differ", "allocated"):
+        grid.add_column(name, justify="right")
+    for case in cases(parser.parse_args().quick):
+        grid.add_row(*row(case))
+    console.print(grid)
+
+
+def row(case: Case) -> list[str]:
+    config, ranks = case.config, case.arrangement.sequence
+    share, guess, count = Share.of(config, case.size, ranks), predicted(case), counted(case)
+    runs = config.dim <= 512 and ranks == 1
+    return [
+        str(config.dim) + (" fp32" if case.precision == "fp32" else ""),
+        str(config.num_layers),
+        str(case.frames),
+        f"{case.width}x{case.height}",
+        case.recompute,
+        f"{case.ulysses} x {case.ring}",
+        "all" if case.trains == ("*",) else "audio",
+        f"{share.tokens:,}",
+        f"{guess / 1e9:.3f}",
+        f"{count / 1e9:.3f}",
+        f"{guess / count - 1:+.1%}",
+        f"{allocated(case) / 1e9:.3f}" if runs else "",
+    ]
+
+
+if __name__ == "__main__":
+    main()

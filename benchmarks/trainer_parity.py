@@ -24,16 +24,20 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.checkpoint import load_network
+from model.config import LATENT_STRIDE
 from model.launch import run_processes
 from model.ring import Ring
 from tests.tiny_checkpoint import CONFIG, write_tiny_checkpoint
 from tests.trainer.examples import example
 from trainer.draws import draw
 from trainer.objective import FlowMatching, elements, squared_error
+from trainer.plan_activations import Arrangement, Size
+from trainer.plan_traffic import traffic
 from trainer.sample import Example
 from trainer.stages import Drops, Optimiser, Stage, Zero, audio_encoder
 
-LAYOUTS = [(1, 1, 2), (1, 2, 1), (2, 1, 2), (1, 2, 2), (1, 4, 1), (1, 1, 4)]  # data x ring x Ulysses
+Layout = tuple[int, int, int]
+LAYOUTS: list[Layout] = [(1, 1, 2), (1, 2, 1), (2, 1, 2), (1, 2, 2), (1, 4, 1), (1, 1, 4)]  # data x ring x Ulysses
 UPDATES = 3
 AUDIO = audio_encoder().trains  # the stage that trains a part of the network
 CLIP = 0.5  # well below the gradient's norm
@@ -41,13 +45,17 @@ CLIP = 0.5  # well below the gradient's norm
 SIZES = [(3, 8, 8), (2, 16, 8), (5, 8, 8), (3, 8, 24)]
 
 
-def stage_for(ring: int, ulysses: int, clip: float, trains: tuple[str, ...] = ("*",)) -> Stage:
+ALL = ("*",)
+DROPS = Drops(text=0.4, audio=0.4, reference=0.4, motion=0.4, pose=0.4)
+
+
+def stage_for(ring: int, ulysses: int, clip: float, trains: tuple[str, ...] = ALL, drops: Drops = DROPS) -> Stage:
     return Stage(
         name="parity",
         trains=trains,
         steps=UPDATES,
         batch=len(SIZES),
-        drops=Drops(text=0.4, audio=0.4, reference=0.4, motion=0.4, pose=0.4),
+        drops=drops,
         optimiser=Optimiser(rate=1e-3, clip=clip, ema=None),
         precision="fp32",
         sequence=ring * ulysses,
@@ -69,7 +77,7 @@ def withheld(stage: Stage) -> set[str]:
 # ---------------------------------------------------------------- one process
 
 
-def alone(checkpoint: Path, clip: float, updates: int, trains: tuple[str, ...] = ("*",)) -> dict[str, Any]:
+def alone(checkpoint: Path, clip: float, updates: int, trains: tuple[str, ...] = ALL) -> dict[str, Any]:
     """Plain PyTorch: all clips of an update one after another, gradients added up."""
     stage = stage_for(1, 1, clip, trains)
     network = load_network(checkpoint, "cpu", torch.float32)
@@ -95,8 +103,8 @@ def alone(checkpoint: Path, clip: float, updates: int, trains: tuple[str, ...] =
 # ---------------------------------------------------------------- several ranks
 
 
-class Sent(TorchDispatchMode):
-    """Bytes that this rank sends, by collective. Of an all-to-all or a gather, its own share stays at home."""
+class Collectives(TorchDispatchMode):
+    """Calls and bytes by collective: of the larger buffer of each, or of what is sent to one rank."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,7 +115,8 @@ class Sent(TorchDispatchMode):
         if function.namespace == "c10d":
             name = function._schema.name.removeprefix("c10d::").strip("_")
             self.calls[name] += 1
-            self.bytes[name] += sum(t.nbytes for t in tensors_in(args[:2] if name == "alltoall_base" else args[:1]))
+            buffers = [sum(t.nbytes for t in tensors_in(argument)) for argument in args[:2]]
+            self.bytes[name] += max(buffers) if name != "send" else buffers[0]
         return function(*args, **kwargs or {})
 
 
@@ -134,7 +143,12 @@ def broken(what: str) -> Iterator[None]:
 
 
 def together(
-    layout: tuple[int, int, int], checkpoint: Path, clip: float, updates: int, trains: tuple[str, ...] = ("*",)
+    layout: Layout,
+    checkpoint: Path,
+    clip: float,
+    updates: int,
+    trains: tuple[str, ...] = ALL,
+    drops: Drops = DROPS,
 ) -> dict[str, Any] | None:
     """The same with the trainer's own code; the result on the first rank."""
     from trainer.zero import deepspeed_config, load_parts, make_network, start_engine  # isort: skip - before deepspeed
@@ -145,17 +159,17 @@ def together(
     from trainer.update import Updater
 
     _, ring, ulysses = layout
-    stage = stage_for(ring, ulysses, clip, trains)
+    stage = stage_for(ring, ulysses, clip, trains, drops)
     ranks = arrange(stage, CONFIG.num_heads)
     settings = deepspeed_config(stage, ranks.data_ranks, on_gpu=False)
     objective = make_network(CONFIG, stage, settings)
     load_parts(objective.network, Checkpoint.open(checkpoint))
     engine = start_engine(objective, stage, settings)
     update = Updater(engine, stage, ranks)
-    losses, sent, held = [], Sent(), count_held(engine)
+    losses, counted, held = [], Collectives(), count_held(engine)
     for number in range(updates):
         mine = examples_of(number)[ranks.data_rank :: ranks.data_ranks]
-        with sent:
+        with counted:
             losses.append(update(number, mine).loss)
     trained = {n: p for n, p in objective.network.named_parameters() if p.requires_grad}
     moments = {n: safe_get_full_optimizer_state(p, "exp_avg") for n, p in trained.items()}
@@ -166,7 +180,7 @@ def together(
     engine.destroy()
     if not ranks.leads:
         return None
-    sizes = {"bytes": sent.bytes, "calls": sent.calls, "held": max(held)}
+    sizes = {"bytes": counted.bytes, "calls": counted.calls, "held": max(held)}
     return {"losses": losses, "gradients": gradients, "weights": weights, "spread": spread} | sizes
 
 
@@ -199,12 +213,36 @@ def difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> tuple[floa
     return found[worst], worst
 
 
-def compare(layout: tuple[int, int, int], checkpoint: Path, wrong: str) -> dict[str, Any] | None:
+def sent(layout: Layout, counted: Counter[str]) -> dict[str, float]:
+    """Bytes that a rank sends to others in an update, as `trainer.plan_traffic` counts them."""
+    data, ring, ulysses = layout
+    others = 1 - 1 / (data * ring * ulysses)
+    return {
+        "ulysses": counted["alltoall_base"] * (1 - 1 / ulysses),
+        "ring": float(counted["send"]),
+        "weights": counted["allgather_base"] * others,
+        "gradients": counted["reduce_scatter_base"] * others,
+    }
+
+
+def predicted(layout: Layout) -> dict[str, float]:
+    """The same by arithmetic, for the first rank's clips."""
+    data, ring, ulysses = layout
+    stage, total = stage_for(ring, ulysses, CLIP), Counter[str]()
+    for frames, height, width in SIZES[::data]:
+        size = Size(4 * frames, LATENT_STRIDE * height, LATENT_STRIDE * width)
+        arrangement = Arrangement(ring, ulysses, stage.recompute)
+        total.update(traffic(stage, CONFIG, size, arrangement, data * ring * ulysses))
+    return dict(total)
+
+
+def compare(layout: Layout, checkpoint: Path, wrong: str) -> dict[str, Any] | None:
     with broken(wrong):
         one = together(layout, checkpoint, 1e9, 1)
         three = together(layout, checkpoint, CLIP, UPDATES)
         some = together(layout, checkpoint, 1e9, 1, AUDIO)
-    if one is None or three is None or some is None:
+        plain = together(layout, checkpoint, 1e9, 1, drops=Drops())  # motion tokens count in the arithmetic
+    if one is None or three is None or some is None or plain is None:
         return None
     exact, clipped = alone(checkpoint, 1e9, 1), alone(checkpoint, CLIP, UPDATES)
     partial, _ = difference(some["gradients"], alone(checkpoint, 1e9, 1, AUDIO)["gradients"])
@@ -219,18 +257,19 @@ def compare(layout: tuple[int, int, int], checkpoint: Path, wrong: str) -> dict[
         "weights": difference(three["weights"], clipped["weights"])[0],
         "spread": max(one["spread"], three["spread"]),
         "held": one["held"] + some["held"],
-        "bytes": dict(one["bytes"]),
-        "calls": dict(one["calls"]),
+        "sent": sent(layout, plain["bytes"]),
+        "predicted": predicted(layout),
+        "calls": dict(plain["calls"]),
     }
 
 
-def work(layouts: Sequence[tuple[int, int, int]], checkpoint: Path, wrong: str, out: Path) -> None:
+def work(layouts: Sequence[Layout], checkpoint: Path, wrong: str, out: Path) -> None:
     rows = [compare(layout, checkpoint, wrong) for layout in layouts]
     if all(row is not None for row in rows):
         out.write_text(json.dumps(rows))
 
 
-def measure(layouts: Sequence[tuple[int, int, int]], checkpoint: Path, wrong: str = "") -> list[dict[str, Any]]:
+def measure(layouts: Sequence[Layout], checkpoint: Path, wrong: str = "") -> list[dict[str, Any]]:
     """Runs every layout, those with as many ranks in the same processes."""
     rows = []
     for ranks in sorted({data * ring * ulysses for data, ring, ulysses in layouts}):
@@ -264,6 +303,11 @@ def main(arguments: Sequence[str]) -> None:
     for row in rows:
         values = [f"{row[key]:.1e}" for key in ("loss", "gradient", "audio", "weights", "spread")]
         table.add_row(" x ".join(map(str, row["layout"])), *values)
+    Console().print(table)
+    table = Table("data x ring x Ulysses", *(f"{what}, kB" for what in rows[0]["sent"]), title="sent | predicted")
+    for row in rows:
+        pairs = [f"{size / 1e3:,.0f} | {row['predicted'][what] / 1e3:,.0f}" for what, size in row["sent"].items()]
+        table.add_row(" x ".join(map(str, row["layout"])), *pairs)
     Console().print(table)
 
 

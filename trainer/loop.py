@@ -73,6 +73,7 @@ class Run:
                 updated = self.update(done - 1, examples, stop=bool(asked), watch=self.watch)
                 self.report.step(self.record(done, examples, updated, left))
                 self.guard(done, examples, updated)
+                del examples  # or they would lie on the GPU while the next ones arrive
                 last = done == stage.steps
                 if last or (stage.validation.every and done % stage.validation.every == 0):
                     self.validate(done)

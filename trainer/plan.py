@@ -17,7 +17,7 @@ from trainer.plan_activations import Arrangement, Size
 from trainer.plan_memory import Memory, Parameters, memory
 from trainer.plan_time import GPUS, Gpu, Machines, flops, offload_seconds, seconds
 from trainer.plan_traffic import real_tokens
-from trainer.ranks import degrees
+from trainer.ranks import check_batch, degrees
 from trainer.recompute import Recompute
 from trainer.stages import Stage
 
@@ -138,12 +138,7 @@ def plan(
     """The stage as it is set."""
     case = Case(stage, config, Machines(gpu, gpus, gpus_per_node), Size(frames, height, width), mfu, encodes)
     check(case)
-    groups = gpus // case.as_set.sequence
-    if stage.batch % groups:
-        raise UsageError(
-            f"batch {stage.batch} does not divide over {groups} groups of {case.as_set.sequence} GPUs, which share a "
-            f"clip: --set batch=a multiple of {groups}."
-        )
+    check_batch(stage, gpus // case.as_set.sequence)
     return planned(case, case.as_set)
 
 

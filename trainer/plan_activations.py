@@ -98,8 +98,7 @@ def activations(
     injects, layers = config.audio_inject_layers, config.num_layers
     before = embedders(config, size, share, e, blocks_learn)
     if arrangement.recompute == "nothing":
-        first = 0 if blocks_learn else min(injects, default=0) + 1  # what comes before needs no gradient
-        kept = (layers - first) * held.saved + len(injects) * held.injector
+        kept = layers * held.saved + len(injects) * held.injector
         last = max(held.head, held.end + inputs(config, size), held.work(layers - 1 in injects))
         return Activations(before, kept, last)
     # Backwards, a block's memory is free again before the next one's is needed.

@@ -50,7 +50,7 @@ def encoded_ahead(case: Case) -> Iterator[tuple[str, str, Case]]:
 
 def offloaded(case: Case) -> Iterator[tuple[str, str, Case]]:
     if not case.stage.optimiser.offload:
-        yield "the optimiser on the CPUs", "--set optimiser.offload=true", with_optimiser(case, offload=True)
+        yield "optimiser on CPUs", "--set optimiser.offload=true", with_optimiser(case, offload=True)
 
 
 def without_average(case: Case) -> Iterator[tuple[str, str, Case]]:

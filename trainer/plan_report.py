@@ -2,18 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table as Grid
 
-from trainer.plan import Plan, planned
+from model.config import S2VConfig
+from trainer.budget import LONGEST, fit
+from trainer.job import start_from
+from trainer.plan import Plan, compare, find_gpu, parse_size, planned
 from trainer.plan_remedies import Remedy, remedies
+from trainer.stages import Stage, find_stage
 
-WIDTH = 40  # characters of a bar as long as the GPU's memory
+WIDTH = 32  # characters of a bar as long as the GPU's memory
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 SHOWN = 8  # arrangements
+BOUNDLESS = 2048  # pixels, of a picture 4 x 3 times as large: more than any stage allows
 TIGHT = 0.05  # of a GPU: less than that free is little
 COLOURS = {
     "weights": "cyan",
@@ -25,6 +32,34 @@ COLOURS = {
     "CUDA and fragments (assumed)": "bright_black",
 }  # what isn't here comes and goes
 PASSING = "magenta"
+
+
+def run(
+    stage: str,
+    changes: Sequence[str],
+    gpus: int,
+    gpu: str,
+    per_node: int,
+    frames: int,
+    size: str,
+    checkpoint: str,
+    mfu: float,
+    price: float,
+    console: Console,
+) -> None:
+    """As the command line has it. frames 0: the stage's. size '': the largest that the stage's tokens allow, 4:3."""
+    chosen = find_stage(stage, changes)
+    config = start_from(Path(checkpoint)).config if checkpoint else S2VConfig()
+    frames = frames or chosen.frames
+    width, height = parse_size(size) if size else largest(chosen, config, frames)
+    show(compare(chosen, config, find_gpu(gpu), gpus, per_node, frames, height, width, mfu), console, price)
+
+
+def largest(stage: Stage, config: S2VConfig, frames: int) -> tuple[int, int]:
+    """(width, height)"""
+    shape = fit(LONGEST, 4 * BOUNDLESS, 3 * BOUNDLESS, stage.model_copy(update={"frames": frames}), config)
+    assert shape is not None
+    return shape.width, shape.height
 
 
 def show(plans: Sequence[Plan], console: Console, price: float = 0.0) -> None:
@@ -158,18 +193,19 @@ def bar(share: float, colour: str, *, cut: bool = False) -> str:
 
 
 def arrangements_grid(plans: Sequence[Plan]) -> Grid:
-    grid = Grid(title="arrangements, the best first", title_justify="left")
-    grid.add_column("GPUs a clip", justify="right")
-    grid.add_column("Ulysses x ring")
-    grid.add_column("computed again", no_wrap=True)
-    for name in ("GB", "s a pass", "s an update", "clips/s", "tokens/s", "MFU"):
-        grid.add_column(name, justify="right")
+    title = "arrangements, the best first: GPUs that share a clip, Ulysses x ring, what is computed again"
+    grid = Grid(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    grid.add_column("GPUs", justify="right")
+    grid.add_column("U x R", no_wrap=True)
+    grid.add_column("again", no_wrap=True)
+    for name in ("GB", "s/pass", "s/update", "clips/s", "MFU"):
+        grid.add_column(name, justify="right", no_wrap=True)
     grid.add_column("", no_wrap=True)
     fitting = [plan for plan in plans if plan.fits]
     shown = fitting[:SHOWN] + [plan for plan in plans if plan.arrangement == plan.case.as_set]
-    for i, plan in enumerate(dict.fromkeys(plan.arrangement for plan in shown)):
-        found = next(entry for entry in shown if entry.arrangement == plan)
-        grid.add_row(*arrangement_row(found), remark(found), style="bold" if i == 0 else "" if found.fits else "red")
+    for arrangement, plan in {plan.arrangement: plan for plan in shown}.items():
+        style = "red" if not plan.fits else "bold" if plan == plans[0] else ""
+        grid.add_row(*arrangement_row(plan), "as set" * (arrangement == plan.case.as_set), style=style)
     if hidden := len(plans) - grid.row_count:
         grid.caption = f"{hidden} more: {len(fitting)} of {len(plans)} fit"
         grid.caption_justify = "left"
@@ -186,14 +222,8 @@ def arrangement_row(plan: Plan) -> list[str]:
         short(plan.pass_seconds),
         short(plan.update_seconds),
         f"{plan.samples_per_second:.3g}",
-        f"{plan.samples_per_second * plan.case.tokens:,.0f}",
         f"{plan.mfu:.1%}",
     ]
-
-
-def remark(plan: Plan) -> str:
-    as_set = "as set" if plan.arrangement == plan.case.as_set else ""
-    return as_set if plan.fits else f"{as_set}, doesn't fit".lstrip(", ")
 
 
 def time_grid(plan: Plan, price: float) -> Grid:
@@ -209,6 +239,7 @@ def time_grid(plan: Plan, price: float) -> Grid:
     grid.add_row("[bold]a pass[/]", f"[bold]{plan.pass_seconds:.3f} s[/]", "forward and backward of a clip")
     step = plan.update_seconds - plan.passes * plan.pass_seconds
     more = f", and {step:.2g} s of the optimiser on CPUs" if step else ""
+    grid.add_row("tokens/s", f"{plan.samples_per_second * plan.case.tokens:,.0f}", "")
     grid.add_row("an update", f"{short(plan.update_seconds)} s", f"{count(plan.passes, 'pass', 'passes')}{more}")
     hours = plan.gpu_hours / plan.case.machines.gpus
     grid.add_row("the stage", duration(3600 * hours), f"{stage.steps:,} updates of {count(stage.batch, 'clip')}")
@@ -221,17 +252,20 @@ def time_grid(plan: Plan, price: float) -> Grid:
 def remedies_grid(found: Sequence[Remedy]) -> Grid | str:
     if not found:
         return "No single change makes it fit: not offload, fewer frames, smaller pictures, more or larger GPUs."
-    grid = Grid(title="what would make it fit, each by itself", title_justify="left")
-    for name in ("", "option"):
-        grid.add_column(name)
-    for name in ("GB", "s an update", "clips/s"):
-        grid.add_column(name, justify="right")
-    grid.add_column("arrangement")
+    title = "what would make it fit, each by itself"
+    grid = Grid(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    grid.add_column("")
+    grid.add_column("option", no_wrap=True)
+    for name in ("GB", "s/update", "clips/s"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    grid.add_column("best arranged")
     for remedy in found:
         plan = remedy.plan
         numbers = gigabytes(plan.memory.total), short(plan.update_seconds), f"{plan.samples_per_second:.3g}"
-        host = f" ({plan.memory.host / 1e9:,.0f} GB a node)" if plan.memory.host else ""
-        grid.add_row(remedy.what + host, remedy.option, *numbers, settings(plan) or "as set")
+        grid.add_row(remedy.what, remedy.option, *numbers, settings(plan) or "as set")
+        if plan.memory.host:
+            grid.caption = f"with offload, a node's CPUs hold {plan.memory.host / 1e9:,.0f} GB"
+            grid.caption_justify = "left"
     return grid
 
 

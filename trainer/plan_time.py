@@ -126,7 +126,7 @@ def seconds(
     share = share_of_work(config, size, arrangement.sequence)
     computing = share * work.hardware / speed
     sent = traffic(stage, config, size, arrangement, machines.gpus)
-    passes, backward = attention_passes(config, arrangement, parameters.blocks_learn)
+    passes, backward = attention_passes(config, arrangement)
     dealt = DEAL * (passes + backward) * Share.of(config, size, arrangement.sequence).tokens * config.dim
     zero = (sent["weights"] + sent["gradients"]) / machines.bandwidth(machines.gpus)
     encoding = encodes * ENCODER_FLOPS * size.height * size.width * (73 + 2 * size.frames + 2)
@@ -153,7 +153,7 @@ def ring_wait(
         return 0.0
     keys, gradients = ring_bytes(config, size, arrangement, 0, element_bytes(stage))
     link = machines.bandwidth(arrangement.sequence)
-    passes, backward = attention_passes(config, arrangement, Parameters.of(config, stage).blocks_learn)
+    passes, backward = attention_passes(config, arrangement)
     hidden = attending / layers * (ring - 1) / ring  # nothing travels during the last hop
     there = max(0.0, keys / link - hidden)
     again = there if arrangement.recompute == "all" else keys / link

@@ -19,7 +19,7 @@ def traffic(
     """
     parameters, e = Parameters.of(config, stage), element_bytes(stage)
     others = (gpus - 1) / gpus
-    passes, backward = attention_passes(config, arrangement, parameters.blocks_learn)
+    passes, backward = attention_passes(config, arrangement)
     keys, gradients = ring_bytes(config, size, arrangement, rank, e)
     return {
         "weights": 2 * others * e * parameters.total,
@@ -30,16 +30,13 @@ def traffic(
     }
 
 
-def attention_passes(config: S2VConfig, arrangement: Arrangement, blocks_learn: bool) -> tuple[int, int]:
+def attention_passes(config: S2VConfig, arrangement: Arrangement) -> tuple[int, int]:
     """How often self-attention of a block is gone through forwards, what is computed again included, and backwards.
 
-    Also where its result is kept: queries, keys and values are exchanged again. Blocks up to the first injector need no
-    gradient of self-attention if only injectors learn; the one with that injector is computed again all the same.
+    Again also where its result is kept: queries, keys and values are exchanged once more.
     """
     layers = config.num_layers
-    still = 0 if blocks_learn else min(config.audio_inject_layers, default=layers - 1)
-    again = 0 if arrangement.recompute == "nothing" else layers - still
-    return layers + again, layers - still - (not blocks_learn)
+    return layers if arrangement.recompute == "nothing" else 2 * layers, layers
 
 
 def ulysses_bytes(config: S2VConfig, size: Size, arrangement: Arrangement, e: int) -> float:

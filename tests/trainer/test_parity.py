@@ -4,6 +4,7 @@ import pytest
 
 pytest.importorskip("deepspeed")
 
+from benchmarks import trainer_start
 from benchmarks.trainer_parity import CLIP, LAYOUTS, alone, examples_of, measure, stage_for
 from trainer.draws import CONDITIONS, draw
 
@@ -53,3 +54,11 @@ def test_collectives_of_a_step_are_those_of_self_attention_and_of_zero(rows):
 def test_a_broken_ring_or_a_wrong_scale_is_found(tiny, wrong, layout, what):
     (row,) = measure([layout], tiny, wrong)
     assert row[what] > 100 * EXACT
+
+
+@pytest.mark.real
+def test_no_rank_holds_the_network_whole_while_it_starts():
+    whole, ranks = trainer_start.measure(4)
+    for peak, held in ranks:
+        assert held < 0.26 * whole
+        assert peak < 0.35 * whole  # its part, and the largest layer

@@ -18,7 +18,7 @@ from trainer.plan import GPUS, compare, find_gpu, parse_size, plan
 from trainer.plan_activations import Arrangement, Block, Share, Size
 from trainer.plan_memory import Parameters
 from trainer.plan_remedies import fewer_frames, first_that_fits, remedies
-from trainer.plan_report import show
+from trainer.plan_report import largest, show
 from trainer.plan_time import flops
 from trainer.plan_traffic import traffic
 from trainer.stages import Stage, find_stage, with_changes
@@ -270,6 +270,12 @@ def test_report_names_the_better_arrangement():
     assert "The best: --set recompute=all-but-attention." in text
 
 
+def test_the_size_that_is_planned_for_is_the_largest_that_the_stage_allows():
+    assert largest(SPEECH, REAL, 48) == (1024, 768)
+    width, height = largest(SPEECH, REAL, 96)
+    assert REAL.tokens(24, height, width) <= SPEECH.tokens
+
+
 def test_report_says_if_the_stage_would_cut_the_clips():
     assert "--set tokens=63360 --set frames=80" in printed(SPEECH, "h200-141", 8, Size(80, 704, 1024))
 
@@ -296,7 +302,7 @@ def test_unknown_gpu():
 @pytest.mark.parametrize(
     ("changes", "gpus", "frames", "message"),
     [
-        (["batch=9"], 16, 48, "batch 9 does not divide over 2 groups"),
+        (["batch=9"], 16, 48, "batch=9 does not divide over 2 groups"),
         (["sequence=3"], 8, 48, "8 ranks do not divide into groups of 3"),
         (["sequence=3", "ulysses=3"], 3, 48, "ulysses=3 must divide"),
         ([], 8, 50, "multiple of 4"),
