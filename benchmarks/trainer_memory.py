@@ -10,7 +10,8 @@ as ZeRO-3 does: they aren't activations.
 """
 
 import argparse
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -230,7 +231,7 @@ def cases(quick: bool) -> Iterator[Case]:
         yield Case(REAL, *LARGE, "all-but-attention", 1, 8)
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small networks only, in seconds")
     grid = Grid(title="GB of activations, weights in bfloat16 but for fp32", title_justify="left")
@@ -238,7 +239,7 @@ def main() -> None:
         grid.add_column(name)
     for name in ("tokens", "predicted", "counted", "differ", "allocated"):
         grid.add_column(name, justify="right")
-    for case in cases(parser.parse_args().quick):
+    for case in cases(parser.parse_args(arguments).quick):
         grid.add_row(*row(case))
     console.print(grid)
 
@@ -264,4 +265,4 @@ def row(case: Case) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

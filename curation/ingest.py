@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.isolate import Child, ChildDied, ChildHung
 from curation.layout import CLIPS, FAILURES, PICTURES, POSTERS, clips_of, read, rows_of, save, table
 from curation.recipe import Recipe
 from curation.shots import Posters, ShotSplitter
 from curation.sources import FetchError, Item, local_copy
+from dataset.isolate import Child, ChildDied, ChildHung
 from dataset.media import Counters, MediaError
 from dataset.records import Clip, Failure, MediaFacts, make_clip_id
 from dataset.scan import probe, scan

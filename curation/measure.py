@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from curation.chain import Job
-from curation.isolate import Child, ChildDied, ChildHung
 from curation.layout import (
     CLIPS,
     FAILURES,
@@ -27,6 +26,7 @@ from curation.policy import Policy
 from curation.recipe import Recipe
 from curation.score_rows import ScoreRows
 from curation.sources import FetchError
+from dataset.isolate import Child, ChildDied, ChildHung
 from dataset.records import Clip, Failure
 from dataset.tables import Table, in_threads, part_name
 

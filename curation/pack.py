@@ -9,11 +9,11 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.isolate import Child, ChildDied, ChildHung
 from curation.layout import CLIPS, FAILURES, SCORES, TRACKS, VERDICTS, homes, read, rows_of, save, stored_rows, table
 from curation.recipe import Recipe
 from curation.sources import FetchError, local_copy
 from dataset.cut import Cut, cut_clip
+from dataset.isolate import Child, ChildDied, ChildHung
 from dataset.media import MediaError
 from dataset.records import Clip, Failure
 from dataset.shards import Sample, make_shard

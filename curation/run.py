@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from curation import ingest, measure, pack
 from curation.layout import FAILURES, save, table
@@ -23,6 +22,7 @@ from curation.status import status
 from curation.stored import NotADataset
 from curation.stored import settings as stored_settings
 from dataset.errors import RunError
+from dataset.progress import progress
 from dataset.stage import Resources, run_tasks, start_ray, worker_count
 from dataset.tables import write_atomically
 
@@ -150,20 +150,6 @@ def run_stage(
             bar.update(line, advance=result["done"], failed=f"[yellow]{failed} failed[/]" if failed else "")
     if filters:
         console.print(f"         {filters:,} filter measurements, of {total:,} clips")
-
-
-def progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[failed]}"),
-        console=console,
-    )
 
 
 def describe(settings: Settings, console: Console) -> None:

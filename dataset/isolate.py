@@ -47,13 +47,9 @@ class Child:
         """Yield the child's messages; `first` and `later` are the seconds that the first and the others may take."""
         limit = first
         try:
-            self._start()
-            self.pipe.send(request)
+            self._send(request)
             while True:
-                if not self.pipe.poll(limit):
-                    self.stop()
-                    raise ChildHung
-                message = self.pipe.recv()
+                message = self._receive(limit)
                 if isinstance(message, str) and message == DONE:
                     return
                 if isinstance(message, BaseException):
@@ -63,8 +59,6 @@ class Child:
         except GeneratorExit:
             self.stop()  # the rest of its answer would be taken for the next request's
             raise
-        except (EOFError, ConnectionError) as e:
-            raise ChildDied(self._obituary()) from e
 
     def answer(self, request: Any, *, first: float, later: float) -> Any:
         """The last message. A request that ends its child is tried once more."""
@@ -74,12 +68,28 @@ class Child:
             *_, last = self.ask(request, first=first, later=later)
         return last
 
+    def _send(self, request: Any) -> None:
+        try:
+            self._start()
+            self.pipe.send(request)
+        except ConnectionError as e:
+            raise ChildDied(self._obituary()) from e
+
+    def _receive(self, limit: float) -> Any:
+        if not self.pipe.poll(limit):
+            self.stop()
+            raise ChildHung
+        try:
+            return self.pipe.recv()
+        except (EOFError, OSError) as e:  # OSError: it ended in the middle of a message
+            raise ChildDied(self._obituary()) from e
+
     def _start(self) -> None:
         if self.process and self.process.poll() is None:
             return
         ours, theirs = socket.socketpair()
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        command = [sys.executable, "-m", "curation.isolate", str(theirs.fileno()), str(os.getpid())]
+        command = [sys.executable, "-m", "dataset.isolate", str(theirs.fileno()), str(os.getpid())]
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env, stdin=subprocess.DEVNULL)
         theirs.close()
         self.pipe = Connection(ours.detach())

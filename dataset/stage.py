@@ -97,7 +97,7 @@ def run_tasks(make: Callable[[], Worker], tasks: Sequence[Any], resources: Resou
 
     `make` builds a worker inside its actor. A worker writes what it computes itself; only small counts travel. Actors
     and tasks that die are started again by Ray without limit: what kills a worker is a machine or an operator, since
-    hostile media is kept in a child process (`curation.isolate`).
+    hostile media is kept in a child process (`dataset.isolate`).
     """
     if not tasks:
         return

@@ -20,9 +20,10 @@ import torch
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dataset.errors import RunError, UsageError
+from dataset.isolate import Child
+from dataset.progress import progress
 from dataset.shards import Sample, make_shard
 from dataset.stage import Resources, run_tasks, start_ray
 from dataset.tables import in_threads, to_parquet, write_atomically
@@ -32,9 +33,9 @@ from trainer.budget import fit
 from trainer.corpus import places, read_corpus
 from trainer.encoders import Encoders, Widths, config_of, digest
 from trainer.latents import FACTS, FAILURES, INDEX, SHARDS, Facts, in_order, is_latents, key_of, read_facts, sample_of
-from trainer.read_ahead import ReadAhead
+from trainer.read_ahead import Found, read_ahead
 from trainer.reading import Unreadable
-from trainer.sample import Clip, Pixels, Request, Shape
+from trainer.sample import Clip, Request, Shape
 from trainer.stages import Stage
 
 SHARD_CLIPS = 8  # each in all its variants: up to about 1 GB, which a worker holds in memory twice
@@ -71,8 +72,8 @@ class EncodeWorker:
         return Encoders.load(Checkpoint.open(self.checkpoint), "cuda" if torch.cuda.is_available() else "cpu")
 
     @cached_property
-    def read_ahead(self) -> ReadAhead:
-        return ReadAhead(self.seed)
+    def child(self) -> Child:
+        return Child("trainer.read_ahead:reader", self.seed)
 
     def __call__(self, shard: Shard) -> dict[str, int]:
         failures: list[Unreadable] = []
@@ -90,7 +91,7 @@ class EncodeWorker:
 
     def samples(self, shard: Shard, failures: list[Unreadable]) -> Iterator[Sample]:
         """All variants of each clip, or none of a clip of which one can't be read or encoded."""
-        reads = self.read_ahead(self.requests(shard))
+        reads = read_ahead(self.child, self.requests(shard))
         for _, variants in groupby(reads, key=lambda read: read[0].clip.clip_id):
             try:
                 samples = [self.sample(found) for _, found in variants]
@@ -99,7 +100,7 @@ class EncodeWorker:
             else:
                 yield from samples
 
-    def sample(self, found: Pixels | Unreadable) -> Sample:
+    def sample(self, found: Found) -> Sample:
         if isinstance(found, Unreadable):
             raise found
         return sample_of(found, self.encoders.encode(found))
@@ -226,7 +227,7 @@ def encode(
         gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
         make = partial(EncodeWorker, out, str(parts.folder), stage.seed, variants)
         with progress(console) as bar:
-            line = bar.add_task("[bold]Encode[/]", total=len(todo), failed="")
+            line = bar.add_task("[bold]Encode[/]", total=len(todo), unit="clips", failed="")
             failed = 0
             for result in run_tasks(make, shards, Resources(gpus=gpus)):
                 failed += result["failed"]
@@ -292,17 +293,3 @@ def conclude(out: str, clips: Sequence[Clip], console: Console) -> None:
     if not encoded:
         raise RunError(f"No clip could be encoded: {why}.")
     console.print(escape(f"{out}: {encoded:,} clips encoded, {decimal(fs.du(path))}; {failures}."), soft_wrap=True)
-
-
-def progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("clips"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[failed]}"),
-        console=console,
-    )

@@ -8,11 +8,12 @@ import mmap
 import os
 import pickle
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.reduction import DupFd
 from typing import Any, Generic, TypeVar
 
@@ -98,6 +99,7 @@ class Loader(Generic[S]):
             generator=torch.Generator(),  # of seeds that nothing uses: the global generator stays as it is
             **options,
         )
+        get_context(START).set_forkserver_preload(["__main__", __name__])  # libraries are loaded once, and shared
         with one_thread(), unstopped():
             return iter(loader)
 
@@ -185,6 +187,14 @@ def replaced(item: Item, failed: Unreadable, taken: Request) -> Replaced:
 
 def prepare_worker(worker: int) -> None:
     cv2.setNumThreads(1)
+    threading.Thread(target=follow, args=(parent_process(),), daemon=True).start()
+
+
+def follow(parent: Any) -> None:
+    """End with the process that trains, should it be killed: torch looks out for the fork server only, which stays as
+    long as we do."""
+    parent.join()
+    os._exit(1)
 
 
 def unchanged(sample: Any) -> Any:

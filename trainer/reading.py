@@ -152,6 +152,9 @@ def read_speech(path: str, clip: Clip) -> np.ndarray:
         if source.audio is None:
             return np.zeros(0, np.float32)
         sound, reached = read_audio_until(source, 0, clip.seconds)
+    if not np.isfinite(sound).all():
+        remedy = "export the video with 16-bit sound and pack it again (`s2v curate`), or leave the clip out"
+        raise Unreadable(clip, "its sound has samples that are no numbers", remedy)
     return sound[0] if reached else np.zeros(0, np.float32)
 
 

@@ -55,7 +55,7 @@ def workers(driver: int) -> list[int]:
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if b"curation.isolate" in command or b"MapWorker" in command:
+        if b"dataset.isolate" in command or b"MapWorker" in command:
             found.append(pid)
     return [pid for pid in found if driver in ancestors(pid, parents)]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from curation.isolate import Child, ChildDied, ChildHung
+from dataset.isolate import Child, ChildDied, ChildHung
 from dataset.media import MediaError
 
 LIMITS = {"first": 20.0, "later": 20.0}
@@ -25,6 +25,10 @@ def handler(prefix: str):
             time.sleep(3600)
         if request == "refuse":
             raise MediaError("broken", "mend it")
+        if request == "unplug":
+            raise ConnectionResetError("of a server")
+        if request == "burst":
+            yield "x" * (8 << 20)  # more than the socket takes
         yield f"{prefix} {request}"
 
     return handle
@@ -52,6 +56,17 @@ def test_a_crash_is_an_exception_and_the_next_request_works(child):
     assert after[0] != first  # another process
 
 
+def test_a_child_that_is_killed_in_the_middle_of_a_message_has_died(child):
+    messages = child.ask("burst", **LIMITS)
+    next(messages)
+    assert child.pipe.poll(20)
+    time.sleep(0.1)
+    os.kill(child.process.pid, signal.SIGKILL)
+    with pytest.raises(ChildDied, match="SIGKILL"):
+        next(messages)
+    assert list(child.ask("fine", **LIMITS))[1] == "got fine"
+
+
 def test_a_hang_is_ended_at_the_limit(child):
     with pytest.raises(ChildHung):
         list(child.ask("hang", first=20, later=0.3))
@@ -69,9 +84,14 @@ def test_errors_travel_with_their_remedy(child):
     assert caught.value.remedy == "mend it"
 
 
+def test_the_loss_of_somebody_elses_connection_is_not_the_childs_death(child):
+    with pytest.raises(ConnectionResetError, match="of a server"):
+        list(child.ask("unplug", **LIMITS))
+
+
 def test_a_hanging_child_does_not_outlive_its_worker():
     program = (
-        "import sys; from curation.isolate import Child\n"
+        "import sys; from dataset.isolate import Child\n"
         f"c = Child('{__name__}:handler', 'got')\n"
         "m = c.ask('hang', first=60, later=60); print(next(m).split()[1], flush=True); next(m)"
     )

@@ -35,7 +35,7 @@ def told(tiny, latents, tmp_path, capfd):
 
 def test_a_dry_run_says_what_would_run_and_writes_nothing(told, tmp_path):
     text = told(code=0)
-    assert "300 updates of 4 clips" in text
+    assert "500 updates of 4 clips" in text
     assert "Ulysses 1 x ring 1" in text
     assert not (tmp_path / "run").exists()
 

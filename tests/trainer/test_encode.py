@@ -2,14 +2,10 @@
 
 import io
 import json
-import os
 import random
 import shutil
-import signal
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +17,9 @@ from rich.console import Console
 from curation.pack import INDEX
 from dataset.cut import cut_clip
 from dataset.errors import RunError, UsageError
+from dataset.isolate import Child
 from dataset.shards import Sample, make_shard
+from dataset.stage import Resources
 from dataset.tables import to_parquet, write_atomically
 from model.checkpoint import Checkpoint
 from model.config import S2VConfig
@@ -30,13 +28,12 @@ from tests.trainer.test_encoders import make_pixels
 from tests.trainer.test_latents import same
 from tests.videos import clicks, moving_square, write_video
 from trainer import encode as module
-from trainer import read_ahead
 from trainer.corpus import read_corpus
 from trainer.encode import EncodeWorker, Finished, Shard, encode, finished, plan, sample_bytes, write_index
 from trainer.encoders import Encoders
 from trainer.latents import FACTS, LatentStore
 from trainer.latents import INDEX as LATENT_INDEX
-from trainer.read_ahead import ReadAhead
+from trainer.read_ahead import Found
 from trainer.reading import Unreadable, read_pixels
 from trainer.sample import Pixels, Request
 from trainer.schedule import Schedule
@@ -94,71 +91,27 @@ def test_a_clip_of_two_kinds_is_encoded_once_and_listed_twice(tmp_path: Path) ->
     }
 
 
-def read_some(request: Request, seed: int) -> Pixels:
+def read_some(request: Request) -> Pixels:
     """Clips whose names hold "bad" can't be read, "worse" not in their second variant."""
     name = request.clip.clip_id
     if "bad" in name or ("worse" in name and request.epoch):
         raise Unreadable(request.clip, "no frame", "curate it again")
-    if "crash" in name:
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if "hang" in name:
-        time.sleep(100)
     return replace(make_pixels(name), request=request)
 
 
-class ReadHere(ReadAhead):
-    """Without a process."""
-
-    def ask(self, request: Request) -> None:
-        pass
-
-    def answer(self, request: Request) -> Pixels | Unreadable:
+def read_here(child: Child, requests: Sequence[Request]) -> Iterator[tuple[Request, Found]]:
+    """`read_ahead` without a child."""
+    for request in requests:
         try:
-            return read_some(request, self.seed)
+            yield request, read_some(request)
         except Unreadable as e:
-            return e
+            yield request, e
 
 
 @pytest.fixture
 def worker(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EncodeWorker:
-    monkeypatch.setattr(module, "ReadAhead", ReadHere)
+    monkeypatch.setattr(module, "read_ahead", read_here)
     return EncodeWorker(str(tmp_path / "latents"), str(tiny), STAGE.seed, 2)
-
-
-def serve_some(pipe: Connection, seed: int) -> None:
-    read_ahead.read_pixels = read_some
-    SERVE(pipe, seed)
-
-
-SERVE = read_ahead.serve
-
-
-def test_a_decoder_that_crashes_or_hangs_costs_one_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_ahead, "serve", serve_some)
-    monkeypatch.setattr(read_ahead, "PATIENCE", 120)  # for an import of torch on a busy machine
-    reader = ReadAhead(seed=0)
-    asked = [request(name) for name in ("a", "crash", "b", "bad")]
-    found = [found for _, found in reader(asked)]
-    assert [type(f) for f in found] == [Pixels, Unreadable, Pixels, Unreadable]
-    assert [f.error for f in (found[1], found[3])] == ["reading it ended its process twice", "no frame"]
-    assert found[2].frames.tobytes() == make_pixels("b").frames.tobytes()
-    process = reader.process
-    monkeypatch.setattr(read_ahead, "PATIENCE", 1)
-    ((_, late),) = reader([request("hang")])
-    assert late.error == "reading it took longer than 1 s"
-    assert not process.is_alive()
-
-
-def test_what_was_read_ahead_for_nothing_is_not_taken_for_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_ahead, "serve", serve_some)
-    reader = ReadAhead(seed=0)
-    reads = reader([request("a"), request("b")])
-    next(reads)
-    reads.close()
-    ((_, found),) = reader([request("c")])
-    assert isinstance(found, Pixels)
-    assert found.request == request("c")
-    reader.stop()
 
 
 def test_a_bad_clip_costs_itself_in_all_its_variants(worker: EncodeWorker, tmp_path: Path) -> None:
@@ -250,19 +203,28 @@ class Runs:
 
 @pytest.fixture
 def runs(tmp_path: Path, tiny: Path) -> Runs:
-    return Runs(tmp_path, tiny, write_dataset(tmp_path / "data", 4, broken=[2]))
+    return Runs(tmp_path, tiny, write_dataset(tmp_path / "data", 3, broken=[1]))
+
+
+def run_here(make: Callable[[], EncodeWorker], shards: Sequence[Shard], resources: Resources) -> list[dict[str, int]]:
+    """`run_tasks` without Ray."""
+    worker = make()
+    return [worker(shard) for shard in shards]
 
 
 def test_a_dataset_becomes_what_training_makes_of_it_and_a_cut_run_goes_on(
     runs: Runs, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The same bytes without Ray and with it."""
     monkeypatch.setattr(module, "SHARD_CLIPS", 2)
-    printed = runs()
-    assert "4 clips to encode, 2 variants each; at most" in printed
-    assert "3 clips encoded" in printed
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "run_tasks", run_here)
+        printed = runs()
+    assert "3 clips to encode, 2 variants each; at most" in printed
+    assert "2 clips encoded" in printed
     assert "1 could not be" in printed
     whole = runs.files()
-    (runs.out / "shards/000001.tar").unlink()
+    (runs.out / "shards/000000.tar").unlink()
     (runs.out / "shards/index.parquet").unlink()
     assert "2 clips to encode" in runs()
     assert runs.files() == whole
@@ -271,11 +233,11 @@ def test_a_dataset_becomes_what_training_makes_of_it_and_a_cut_run_goes_on(
     assert not ray.is_initialized()
     assert runs.files() == whole
 
-    (failure,) = map(json.loads, (runs.out / "failures/000001.jsonl").read_text().splitlines())
-    assert failure["clip_id"] == "02"
+    (failure,) = map(json.loads, (runs.out / "failures/000000.jsonl").read_text().splitlines())
+    assert failure["clip_id"] == "01"
     assert failure["remedy"]
     store, encoders = LatentStore.open(str(runs.out)), Encoders.load(Checkpoint.open(tiny), "cpu")
-    raw = [clip for clip in read_corpus([runs.data], STAGE) if clip.clip_id != "02"]
+    raw = [clip for clip in read_corpus([runs.data], STAGE) if clip.clip_id != "01"]
     for clip, stored in zip(raw, store.clips(STAGE, ["speech"]), strict=True):
         assert replace(stored, shard=clip.shard, offset=clip.offset) == clip
         for epoch in range(2):

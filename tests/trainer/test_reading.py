@@ -347,6 +347,14 @@ def test_video_garbage(tmp_path):
         assert said in refused(changed(tmp_path / str(n), mp4=content)).error
 
 
+@pytest.mark.parametrize("sample", [np.nan, np.inf, -np.inf])
+def test_sound_that_is_no_numbers(tmp_path, sample):
+    sound = tone(3)
+    sound[70_000] = sample
+    path = write_video(tmp_path / "a.mov", 3, fps=16, sound=sound, sound_codec="pcm_f32le")
+    assert "its sound" in refused(changed(tmp_path, mp4=path.read_bytes())).error
+
+
 def test_a_video_that_lost_its_end(tmp_path):
     """The index at its front promises more than the file holds."""
     path = tmp_path / "a.mp4"
