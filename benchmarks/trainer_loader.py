@@ -52,18 +52,12 @@ def main() -> None:
         need = samples_needed(clips, stage)
         console.print(f"{GPUS} H100 at {MFU:.0%} MFU use up {number(need)} samples a second of this corpus.")
         grid = Grid(title="Reading the speech stage's samples", title_justify="left")
-        for column in (
-            "processes",
-            "samples/s",
-            "CPU s a sample",
-            "samples/s a core",
-            "cores for 8 H100",
-            "MB a sample",
-        ):
+        rates = ("samples/s", "of the need", "CPU s a sample", "samples/s a core", "cores for 8 H100", "MB a sample")
+        for column in ("processes", *rates):
             grid.add_column(column, justify="right")
         for workers in (1, 2):
             rate, cpu, size = measure(clips, stage.model_copy(update={"workers": workers}))
-            row = [str(workers), *(number(v) for v in (rate, cpu, 1 / cpu, need * cpu, size / 1e6))]
+            row = [str(workers), *(number(v) for v in (rate, rate / need, cpu, 1 / cpu, need * cpu, size / 1e6))]
             grid.add_row(*row)
         console.print(grid)
 

@@ -7,6 +7,7 @@ Names of sizes: B batch, S tokens held, N noisy tokens held, H heads, K head siz
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import lru_cache, partial
 from typing import Any
 
@@ -55,8 +56,11 @@ class Mesh:
     sequence: dist.ProcessGroup
 
 
-def build_mesh(ring: int, ulysses: int, num_heads: int) -> Mesh:
-    """A collective: every rank of the default process group calls it, with the same numbers."""
+def build_mesh(ring: int, ulysses: int, num_heads: int, timeout: timedelta | None = None) -> Mesh:
+    """A collective: every rank of the default process group calls it, with the same numbers.
+
+    timeout: of its groups, which don't take over that of the default one. None: torch's own.
+    """
     world = dist.get_world_size()
     if world % (ring * ulysses):
         raise InputError(f"{world} ranks do not divide into sequences of ring {ring} x Ulysses {ulysses} ranks.")
@@ -64,16 +68,16 @@ def build_mesh(ring: int, ulysses: int, num_heads: int) -> Mesh:
         raise InputError(f"{num_heads} heads do not divide over {ulysses} ranks. Choose a Ulysses degree that does.")
     ranks = torch.arange(world).view(-1, ring, ulysses)
     return Mesh(
-        replicas=own_group(ranks.flatten(1).T),
-        ring=own_group(ranks.transpose(1, 2).flatten(0, 1)),
-        ulysses=own_group(ranks.flatten(0, 1)),
-        sequence=own_group(ranks.flatten(1)),
+        replicas=own_group(ranks.flatten(1).T, timeout),
+        ring=own_group(ranks.transpose(1, 2).flatten(0, 1), timeout),
+        ulysses=own_group(ranks.flatten(0, 1), timeout),
+        sequence=own_group(ranks.flatten(1), timeout),
     )
 
 
-def own_group(groups: Tensor) -> dist.ProcessGroup:
+def own_group(groups: Tensor, timeout: timedelta | None) -> dist.ProcessGroup:
     """(groups, ranks) -> the group that this rank is in."""
-    return dist.new_subgroups_by_enumeration(groups.tolist())[0]
+    return dist.new_subgroups_by_enumeration(groups.tolist(), timeout=timeout)[0]
 
 
 class SequenceParallel:

@@ -8,12 +8,11 @@ from functools import lru_cache
 
 from dataset.errors import UsageError
 from model.config import S2VConfig
-from trainer.sample import Shape
+from trainer.sample import PAST, Shape
 from trainer.stages import Stage
 
 RATE = 16  # frames a second
 ROUNDING = 1e-3  # frames by which a clip's length may be below a whole number of them
-HISTORY = 73  # frames that FramePack looks back at
 CELL = 64  # pixels each way: what FramePack's coarsest patch covers, so sides are multiples of it
 LONGEST = 600  # seconds; a clip's sound is read and encoded whole
 
@@ -25,7 +24,8 @@ def frame_count(seconds: float) -> int:
 def fit(seconds: float, width: int, height: int, stage: Stage, config: S2VConfig) -> Shape | None:
     """None: the clip is of no use, because it is too short, longer than LONGEST, or has no size.
 
-    Of a short clip, a quarter stays before the video as its history.
+    A quarter of a short clip, and half of what is left over of any, stays before the video as its history: so that
+    windows vary, and yet have a past.
     """
     if stage.tokens < (least := config.tokens(1, CELL, CELL)):
         raise UsageError(
@@ -35,12 +35,13 @@ def fit(seconds: float, width: int, height: int, stage: Stage, config: S2VConfig
     if not (0 < seconds <= LONGEST and width > 0 and height > 0):
         return None
     total = frame_count(seconds)
-    wanted = min(stage.frames, total - min(HISTORY, total // 4)) // 4
+    wanted = min(stage.frames, total - min(PAST, total // 4)) // 4
     if wanted < 1:
         return None
     latent_frames, rows, columns = scale(wanted, width, height, stage.tokens, config)
     frames = 4 * latent_frames
-    return Shape(frames, min(HISTORY, total - frames), CELL * rows, CELL * columns)
+    history = min(PAST, max(total // 4, (total - frames) // 2))
+    return Shape(frames, history, CELL * rows, CELL * columns)
 
 
 def tokens(shape: Shape, config: S2VConfig) -> int:

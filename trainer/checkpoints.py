@@ -9,13 +9,15 @@ import json
 import os
 import re
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from contextlib import suppress
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.filesize import decimal
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -23,29 +25,53 @@ from torch import Tensor
 
 from model.config import S2VConfig
 from model.errors import CheckpointError
-from model.tensor_files import damage, read_json, some
+from model.network import S2VModel
+from model.tensor_files import Shape, compare, damage, on_meta, read_json, shapes_of, some
 
-FORMAT, MANIFEST = "s2v-training-1", "checkpoint.json"
+FORMAT, MANIFEST = "s2v-training-2", "checkpoint.json"
 MASTER, WEIGHT = "master", "weight"  # of parameters that are trained (float32), and of those that are not
 FILE_BYTES = 1 << 30  # about so much at a time is in memory beside what is on the GPU
 
 
-@dataclass(frozen=True)
-class Saved:
-    """What `checkpoint.json` says. parameters: name -> shape. trained: names. files: name -> bytes. parts: the
-    checkpoint folder that has VAE and encoders."""
+Count = Annotated[int, Field(ge=0)]
 
-    step: int
-    world: int
-    config: dict[str, Any]
+
+class Saved(BaseModel):
+    """What `checkpoint.json` says. updates: those of `step` that were applied, as the optimiser counts. parts: the
+    checkpoint folder that has VAE and encoders. trained: names. files: name -> bytes. data: a digest of the clips."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: Count
+    updates: Count
+    world: int = Field(ge=1)
+    config: S2VConfig
     stage: dict[str, Any]
     parts: str
-    parameters: dict[str, list[int]]
+    parameters: dict[str, tuple[Count, ...]]
     trained: list[str]
-    files: dict[str, int]
+    files: dict[Annotated[str, Field(pattern=r"^rank-[0-9]{5}-[0-9]{3}\.safetensors$")], Count]
+    data: str = ""
 
     def network_config(self) -> S2VConfig:
-        return S2VConfig(**self.config | {"audio_inject_layers": tuple(self.config["audio_inject_layers"])})
+        return self.config
+
+    def complaint(self) -> str:
+        """What can't be true of it, as far as it tells without the network; empty if nothing."""
+        ranks = {rank_of(name) for name in self.files}
+        if len(ranks) != self.world or max(ranks) >= self.world:
+            return f"its files are not those of {self.world} ranks"
+        if self.updates > self.step:
+            return f"{self.updates} updates in {self.step} steps"
+        if unknown := sorted(set(self.trained) - self.parameters.keys()):
+            return f"it trained {some(unknown)}, which it does not have"
+        if self.config.num_layers > len(self.parameters):  # a network of that size may take for ever to be made
+            return f"{len(self.parameters)} parameters are too few for {self.config.num_layers} blocks"
+        return ""
+
+
+def rank_of(file: str) -> int:
+    return int(file.split("-")[1])
 
 
 def name_of(step: int) -> str:
@@ -80,28 +106,54 @@ def write_part(folder: Path, rank: int, tensors: Iterator[tuple[str, Tensor]]) -
 def finish(folder: Path, final: Path, saved: Saved) -> None:
     """The last two steps: the manifest, and the name."""
     file = folder / MANIFEST
-    file.write_text(json.dumps({"format": FORMAT} | asdict(saved), indent=1))
-    for path in (file, folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+    file.write_text(json.dumps({"format": FORMAT} | saved.model_dump(), indent=1))
+    sync(file)
+    sync(folder)
     if final.exists():
-        shutil.rmtree(final)
+        discard(final)
     folder.rename(final)
+    sync(final.parent)
+
+
+def sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def room(folder: Path, need: int) -> str:
     """Why `need` bytes can't be written there; empty if they can."""
-    free = shutil.disk_usage(folder).free
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return f"{folder} can't be reached: {error}"
     return "" if free > need else f"{folder} has {decimal(free)} free and a checkpoint takes {decimal(need)}"
 
 
-def thin_out(run: Path, keep: int) -> None:
-    """Only the newest `keep` whole checkpoints stay."""
-    for _, folder in all_of(run)[:-keep]:
-        gone = folder.with_name(f".{folder.name}.gone")  # first, so that half of it is never seen under its name
-        folder.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+def thin_out(run: Path, keep: int, written: Path) -> None:
+    """Only the newest `keep` whole checkpoints stay, and the one just written. Damaged ones don't count, and are left
+    to their owner. What can't be removed stays: the checkpoint that was written is no worse for it."""
+    with suppress(OSError):
+        whole = [folder for _, folder in all_of(run) if is_whole(folder)]
+        for folder in whole[:-keep]:
+            if folder != written:
+                discard(folder)
+
+
+def discard(folder: Path) -> None:
+    gone = folder.with_name(f".{folder.name}.gone")  # first, so that half of it is never seen under its name
+    shutil.rmtree(gone, ignore_errors=True)
+    folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def sweep(run: Path) -> None:
+    """Remove what interrupted saves left behind. Only while no rank writes."""
+    for kind in ("partial", "gone"):
+        for folder in run.glob(f".step-*.{kind}"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 # ---------------------------------------------------------------- reading
@@ -118,22 +170,46 @@ def is_checkpoint(folder: Path | str) -> bool:
 
 
 def read_saved(folder: Path) -> Saved:
-    """The manifest of a checkpoint, all of whose files are there; CheckpointError otherwise."""
-    if not (folder / MANIFEST).is_file():
+    """The manifest of a checkpoint that fits its network, all of whose files are there; CheckpointError otherwise."""
+    file = folder / MANIFEST
+    if not file.is_file():
         raise CheckpointError(f"{folder} holds no {MANIFEST}: it is no checkpoint of a run, or was not finished.")
-    content = read_json(folder / MANIFEST)
-    if content.pop("format", None) != FORMAT:
-        raise CheckpointError(f"{folder / MANIFEST} is of another version: export it with the version that wrote it.")
-    try:
-        saved = Saved(**content)
-        sizes = {name: (folder / Path(name).name).stat().st_size for name in saved.files}
-    except (TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder / MANIFEST} makes no sense ({error}).") from error
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} is not whole: {error.filename} is missing.") from error
-    if wrong := [name for name, size in saved.files.items() if sizes[name] != size]:
-        raise CheckpointError(f"{folder} is not whole: {some(wrong)} should be longer.")
+    saved = parse(file)
+    if complaint := saved.complaint():
+        raise CheckpointError(f"{file} makes no sense ({complaint}).")
+    compare(network_shapes(saved.config, file), saved.parameters, file)
+    if missing := [name for name in saved.files if not (folder / name).is_file()]:
+        raise CheckpointError(f"{folder} is not whole: {some(missing)} is missing.")
+    if wrong := [name for name, size in saved.files.items() if (folder / name).stat().st_size != size]:
+        raise CheckpointError(f"{folder} is not whole: {some(wrong)} should have another length.")
     return saved
+
+
+def parse(file: Path) -> Saved:
+    try:
+        content = read_json(file)
+        if content.pop("format", None) != FORMAT:
+            raise CheckpointError(f"{file} is of another version: export it with the version that wrote it.")
+        return Saved.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CheckpointError(f"{file} makes no sense ({where}: {first['msg']}).") from error
+    except (ArithmeticError, RecursionError) as error:  # a network of no heads; brackets within brackets
+        raise CheckpointError(f"{file} makes no sense ({error}).") from error
+
+
+@lru_cache(maxsize=4)
+def network_shapes(config: S2VConfig, source: Path) -> dict[str, Shape]:
+    return shapes_of(dict(on_meta(lambda: S2VModel(config), source).named_parameters()))
+
+
+def is_whole(folder: Path) -> bool:
+    try:
+        read_saved(folder)
+    except CheckpointError:
+        return False
+    return True
 
 
 def newest(run: Path) -> tuple[Path | None, list[str]]:
@@ -164,21 +240,32 @@ class Parts:
                 opened: Any = safe_open(file, framework="pt").__enter__()
             except (SafetensorError, OSError) as error:
                 raise CheckpointError(f"{file} is {damage(file)} ({error}).") from error
-            where[int(name.split("-")[1])] |= dict.fromkeys(opened.keys(), opened)
+            where[rank_of(name)] |= dict.fromkeys(opened.keys(), opened)
         return where
 
+    @cached_property
+    def kinds_by_parameter(self) -> dict[str, list[str]]:
+        found = defaultdict(list)
+        for key in self.files[0]:
+            kind, _, name = key.partition("/")
+            found[name].append(kind)
+        return dict(found)
+
     def kinds(self, name: str) -> list[str]:
-        return [key.partition("/")[0] for key in self.files[0] if key.partition("/")[2] == name]
+        return self.kinds_by_parameter.get(name, [])
 
     def read(self, kind: str, name: str, first: int, last: int) -> Tensor:
         """Numbers `first` to `last` of the flattened parameter, or of one of its optimiser states."""
-        size = -(-self.numel(name) // self.saved.world)
+        whole = self.numel(name)
+        size = -(-whole // self.saved.world) or 1
         pieces = []
         for rank in range(first // size, -(-last // size)):
             key, start = f"{kind}/{name}", rank * size
             if key not in self.files[rank]:
                 raise CheckpointError(f"{self.folder} lacks {key} of rank {rank}.")
             piece = self.files[rank][key].get_slice(key)
+            if piece.get_shape() != [min(size, whole - start)]:
+                raise CheckpointError(f"{self.folder} has {key} of rank {rank} in another size: it is damaged.")
             pieces.append(piece[max(first - start, 0) : min(last - start, size)])
         return torch.cat(pieces) if pieces else torch.empty(0)
 

@@ -126,7 +126,7 @@ def train(
         return Job.resumed(resume, changes, wandb) if resume else Job.new(stage, data, init, run, changes, wandb)
 
     if "RANK" in os.environ:
-        work(make)
+        work(make, dry_run)
     else:
         prepare(make(), processes, dry_run)
 
@@ -143,7 +143,7 @@ def prepare(job: "Job", processes: int, dry_run: bool) -> None:
     if job.wandb:
         check_wandb()
     start, complaints = job.start()
-    data = Data.open(job.data, job.stage, start.config)
+    data = Data.open(job.data, job.stage, start, lambda text: console.print(escape(text), soft_wrap=True))
     count = processes or (torch.cuda.device_count() if torch.cuda.is_available() else 1)
     ring, ulysses, why = degrees(job.stage, count, count, start.config.num_heads)
     check_batch(job.stage, count // (ring * ulysses))
@@ -164,8 +164,8 @@ def describe(job: "Job", start: "Start", data: "Data", console: Console) -> None
     console.print(escape(f"Network of {billions:.3g} billion parameters, from {start.weights}."), soft_wrap=True)
 
 
-def work(make: Callable[[], "Job"]) -> None:
-    """One of the processes of a run. What all of them would complain of, the first one does."""
+def work(make: Callable[[], "Job"], dry_run: bool) -> None:
+    """One of the processes of a run. What all of them complain of, the first one tells; the others tell the rest."""
     import torch.distributed as dist
 
     from dataset.errors import UsageError
@@ -174,14 +174,31 @@ def work(make: Callable[[], "Job"]) -> None:
     from trainer.loop import Run
     from trainer.ranks import join
 
-    rank, *_ = join()
+    rank, world, _ = join()
+    tell = (lambda text: console.print(escape(text), soft_wrap=True)) if rank == 0 else (lambda text: None)
+    complaint: UsageError | InputError | None = None
     try:
         job = make()
-        start, _ = job.start()
-        data = Data.open(job.data, job.stage, start.config)
-        dist.barrier()  # before the folder changes, all have looked at it
-        if rank == 0:
+        start, complaints = job.start()
+        data = Data.open(job.data, job.stage, start, tell)
+    except (UsageError, InputError) as error:
+        complaint = error
+    everywhere: list[str | None] = [None] * world  # and before the folder changes, all have looked at it
+    dist.all_gather_object(everywhere, complaint and str(complaint))
+    if complaint and everywhere.index(str(complaint)) == rank:
+        raise complaint
+    if any(everywhere):
+        sys.exit(2)
+    if rank == 0:
+        for text in complaints:
+            tell(text)
+        if dry_run:
+            describe(job, start, data, console)
+        else:
             job.write()
+    if dry_run:
+        return
+    try:
         run = Run(job, start, data, console)
     except (UsageError, InputError):
         if rank:
@@ -190,7 +207,7 @@ def work(make: Callable[[], "Job"]) -> None:
     finished = run.train()
     if rank == 0:
         how = "Done" if finished else "Stopped, as asked"
-        console.print(escape(f"{how}: {run.newest}. Go on with `s2v train --resume {job.run}`, or `s2v export` it."))
+        tell(f"{how}: {run.newest}. Go on with `s2v train --resume {job.run}`, or `s2v export` it.")
     dist.destroy_process_group()
 
 

@@ -22,6 +22,7 @@ from dataset.config import suggest
 from dataset.errors import RunError, UsageError
 from dataset.media import Counters, MediaError, Painter, open_source
 from dataset.scan import probe
+from dataset.shards import check_size, size_of
 from dataset.tables import in_threads
 from model.config import S2VConfig
 from trainer.budget import fit
@@ -80,17 +81,23 @@ def told(left: dict[str, Counter[str]], kind: str) -> str:
     )
 
 
+def split_place(text: str) -> tuple[str, str]:
+    """`[KIND=]PATH` -> (kind, path); kind '' where none is given. A path may have a = of its own."""
+    kind, equals, path = text.partition("=")
+    return (kind, path) if equals and "/" not in kind else ("", text)
+
+
 def places(data: Sequence[str], stage: Stage) -> list[tuple[str, str]]:
     """(kind, path) of each argument."""
     kinds = sorted(stage.mixture)
     example = " ".join(f"--data {kind}=PATH" for kind in kinds)
     found = []
     for text in data:
-        kind, equals, path = text.partition("=")
-        if not equals or "/" in kind:
+        kind, path = split_place(text)
+        if not kind:
             if len(kinds) > 1:
                 raise UsageError(f"--data {text}: say of which kind it is: {example}.")
-            kind, path = kinds[0], text
+            kind = kinds[0]
         elif kind not in kinds:
             raise UsageError(f"--data {text}: the stage has no kind of data '{kind}'.{suggest(kind, kinds)}")
         if not path:
@@ -225,7 +232,7 @@ def scan(shard: str) -> tuple[list[Row], int]:
 def samples(shard: str) -> Iterator[tuple[str, int, dict[str, bytes]]]:
     """(key, offset, files) of a shard, with those files that tell about size and length."""
     with fsspec.open(shard, "rb") as f, tarfile.open(fileobj=f, mode="r:") as tar:
-        members = (member for member in tar if member.isfile())
+        members = (checked for member in tar if (checked := check_size(member, size_of(f))).isfile())
         for key, group in groupby(members, lambda member: member.name.partition(".")[0]):
             offset, files = None, {}
             for member in group:

@@ -14,9 +14,11 @@ from model.network import S2VModel
 from model.tensor_files import on_meta, read_json
 from trainer import checkpoints
 from trainer.checkpoints import read_saved
+from trainer.corpus import split_place
 from trainer.stages import Stage, find_stage, with_changes
 
 FILE = "run.json"
+ORDER = ("batch", "mixture", "seed", "tokens", "frames", "trains")  # settings that a run keeps
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,13 @@ class Job:
             job = cls(stage, tuple(content["data"]), content["init"], folder, wandb or content["wandb"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / FILE} makes no sense ({error}).") from error
-        return replace(job, stage=with_changes(stage, changes))
+        changed = with_changes(stage, changes)
+        if fixed := [name for name in ORDER if getattr(changed, name) != getattr(stage, name)]:
+            raise UsageError(
+                f"--set {fixed[0]}: it says which clip comes when, and can't change within a run. Start another one "
+                f"from its weights: --init {run} --out ..."
+            )
+        return replace(job, stage=changed)
 
     def write(self) -> None:
         self.run.mkdir(parents=True, exist_ok=True)
@@ -88,6 +96,10 @@ class Job:
     def start(self) -> tuple[Start, list[str]]:
         """The newest whole checkpoint of the run, or else --init; and what is wrong with newer ones."""
         found, complaints = checkpoints.newest(self.run) if self.run.is_dir() else (None, [])
+        if complaints and found is None:
+            raise CheckpointError(
+                f"{self.run} has checkpoints, and none is whole: {' '.join(complaints)} Remove them to begin again."
+            )
         start = start_from(found or Path(self.init))
         names = [name for name, _ in on_meta(lambda: S2VModel(start.config), start.weights).named_parameters()]
         if not any(map(self.stage.learns, names)):
@@ -112,5 +124,6 @@ def start_from(folder: Path) -> Start:
 
 def absolute(place: str) -> str:
     """A place that means the same from any folder: `[KIND=]PATH`, or an URL."""
-    kind, equals, path = place.rpartition("=") if "=" in place.split("/")[0] else ("", "", place)
-    return place if "://" in path else f"{kind}{equals}{os.path.abspath(path)}"
+    kind, path = split_place(place)
+    path = path if "://" in path else os.path.abspath(path)
+    return f"{kind}={path}" if kind else path

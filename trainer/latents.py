@@ -10,7 +10,7 @@ Later epochs begin again with variant 0, with other noise and other conditions w
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -45,7 +45,7 @@ INDEX = pa.schema(
         ("width", pa.int64()),  # pixels of the clip, before it is scaled
         ("height", pa.int64()),
         ("frames", pa.int64()),  # video frames of the sample, 16 a second
-        ("history", pa.int64()),  # real frames before them
+        ("history", pa.int64()),  # real frames before them, at least
     ]
 )
 SHARD_NAME = re.compile(r"[\w-]+\.tar")
@@ -98,11 +98,10 @@ class LatentStore:
             given = " ".join(f"--set {name}={encoded}" for name, (encoded, _) in unlike.items())
             raise UsageError(f"{self.path} was encoded for {said}. Encode for this stage, or train with {given}.")
 
-    def clips(self, stage: Stage, kinds: Collection[str]) -> list[Clip]:
-        """Clips of these kinds of data, by kind and id. A clip that is of several kinds is there once for each."""
+    def clips(self, stage: Stage) -> list[Clip]:
+        """All clips, by kind and id. A clip that is of several kinds is there once for each."""
         self.check(stage)
         rows = self.index.filter(pc.equal(self.index["variant"], 0))
-        rows = rows.filter(pc.is_in(rows["kind"], pa.array(kinds, pa.string())))
         found = [{f.name: row[f.name] for f in fields(Clip)} for row in rows.to_pylist()]
         return [Clip(**row | {"shard": self.shard(row["shard"])}) for row in found]
 

@@ -35,26 +35,29 @@ class Run:
     """One process's side of a run: every method is a collective."""
 
     def __init__(self, job: Job, start: Start, data: Data, console: Console):
-        self.job, self.stage = job, job.stage
+        self.job, self.stage, self.data = job, job.stage, data
         self.ranks = ranks = arrange(job.stage, start.config.num_heads)
+        saved = Parts(start.weights) if start.of_a_run else None
+        self.first = saved.saved.step if saved and start.weights.parent == job.run else 0
+        self.report: Silent = Report(job, self.first, console) if ranks.leads else Silent()
+        if saved and self.first and saved.saved.data not in ("", data.digest):
+            self.report.note(
+                "the clips are not those that the run began with: their order is another one from here on."
+            )
         settings = deepspeed_config(job.stage, ranks.data_ranks, on_gpu=ranks.on_gpu)
         objective = make_network(start.config, job.stage, settings)
         self.network, self.parts = objective.network, Checkpoint.open(start.parts)
-        saved = Parts(start.weights) if start.of_a_run else None
         if saved:
             load_weights(self.network, saved)
         else:
             load_parts(self.network, Checkpoint.open(start.weights))
         engine = start_engine(objective, job.stage, settings)
         self.state = State(self.network, engine, job.stage)
-        self.first = 0
-        if saved and start.weights.parent == job.run:
-            self.first = saved.saved.step
+        if saved and self.first:
             self.state.restore(saved)
         self.update = Updater(engine, job.stage, ranks)
-        self.feed = Feed(data, job.stage, start.config, start.parts, job.run, ranks)
+        self.feed = Feed(data, job.stage, start.config, start.parts, job.run, ranks, self.report.note)
         self.watch = Stopwatch(ranks.device)
-        self.report: Silent = Report(job, self.first, console) if ranks.leads else Silent()
         self.guard = Guard(job, ranks, self.report)
         self.held_out: list[Example] | None = None
         self.gap: float | None = None
@@ -70,17 +73,17 @@ class Run:
             for done in range(self.first + 1, stage.steps + 1):
                 with self.watch("data"):
                     examples = next(examples_of_steps)
-                updated = self.update(done - 1, examples, stop=bool(asked), watch=self.watch)
+                updated = self.update(done - 1, examples, stop=lambda: bool(asked), watch=self.watch)
                 self.report.step(self.record(done, examples, updated, left))
                 self.guard(done, examples, updated)
                 del examples  # or they would lie on the GPU while the next ones arrive
                 last = done == stage.steps
-                if last or (stage.validation.every and done % stage.validation.every == 0):
-                    self.validate(done)
                 if last or updated.stop or done % stage.save_every == 0:
                     self.save(done, must=last or updated.stop)
                 if updated.stop and not last:
                     return False
+                if last or (stage.validation.every and done % stage.validation.every == 0):
+                    self.validate(done)
                 self.watch.restart()
         return True
 
@@ -107,7 +110,9 @@ class Run:
         )
 
     def save(self, done: int, *, must: bool) -> None:
-        complaint = self.state.save(self.job.run, done, self.stage, str(self.parts.folder), self.ranks)
+        complaint = self.state.save(
+            self.job.run, done, self.stage, str(self.parts.folder), self.ranks, data=self.data.digest
+        )
         if complaint and must:
             raise WorkError(f"{complaint}. Earlier checkpoints are whole: make room, and go on with --resume.")
         if complaint:
@@ -122,7 +127,9 @@ class Run:
     def validate(self, done: int) -> None:
         if not self.stage.validation.every or not self.feed.data.held_out:
             return
-        self.held_out = self.held_out or self.feed.held_out()
+        self.held_out = self.held_out if self.held_out is not None else self.feed.held_out()
+        if not self.held_out:
+            return
         found = validate(
             lambda example, drawn: self.update.error(self.placed(example), drawn),
             self.held_out,

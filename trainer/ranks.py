@@ -1,7 +1,7 @@
 """Who works with whom: ranks that share a sample, ranks that have different ones, and what passes between them.
 
 DeepSpeed is told nothing of this. It shards the weights over all ranks and averages gradients over all of them, which
-is right for any arrangement if the loss is scaled for it (see `trainer.loop`).
+is right for any arrangement if the loss is scaled for it (see `trainer.update`).
 """
 
 import os
@@ -113,7 +113,9 @@ def arrange(stage: Stage, num_heads: int) -> Ranks:
     data_ranks = world // (ring * ulysses)
     check_batch(stage, data_ranks)
     samples = f"{data_ranks} sample{'s' if data_ranks > 1 else ''} at a time"
-    return Ranks(rank, world, device, build_mesh(ring, ulysses, num_heads), f"{world} ranks, {samples}. {why}")
+    return Ranks(
+        rank, world, device, build_mesh(ring, ulysses, num_heads, PATIENCE), f"{world} ranks, {samples}. {why}"
+    )
 
 
 def check_batch(stage: Stage, data_ranks: int) -> None:

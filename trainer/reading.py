@@ -110,7 +110,7 @@ def read_frames(path: str, request: Request, window: Window) -> tuple[np.ndarray
     """(frames of history and window, reference, height and width of the source)."""
     clip, shape = request.clip, request.shape
     promised = frame_count(clip.seconds)
-    first, last = window.start - shape.history, max(window.end - 1, window.reference)
+    first, last = window.start - window.history, max(window.end - 1, window.reference)
     frames = np.empty((window.end - first, shape.height, shape.width, 3), np.uint8)
     reference, size, count = None, (0, 0), 0
     check_length(path, clip)

@@ -1,5 +1,7 @@
 """What a run tells: on the console, in files beside the checkpoints, to TensorBoard. Only the first rank does."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -44,28 +46,42 @@ class Report(Silent):
         self.metrics, self.validations, self.incidents = (
             JsonLines(job.run / name, after=first) for name in (METRICS, VALIDATION, INCIDENTS)
         )
+        self.failed = False
         self.loggers = open_loggers(job.run, job.stage.model_dump(), after=first, wandb=job.wandb)
 
     def step(self, record: StepRecord) -> None:
-        self.metrics.write(record.row())
-        self.loggers.scalars(record.step, record.scalars())
+        with self.failures_told():
+            self.metrics.write(record.row())
+            self.loggers.scalars(record.step, record.scalars())
         self.console.print(escape(line(record)), soft_wrap=True)
 
     def validation(self, done: int, found: Validated) -> None:
-        self.validations.write(found.row(done))
-        self.loggers.scalars(done, found.scalars())
-        write_gap_plot(self.run)
+        with self.failures_told():
+            self.validations.write(found.row(done))
+            self.loggers.scalars(done, found.scalars())
+            write_gap_plot(self.run)
         self.console.print(found.table())
 
     def incident(self, done: int, what: str, loss: float, clips: list[tuple[str, int]]) -> None:
-        self.incidents.write({"step": done, "what": what, "loss": loss, "clips": clips})
         names = ", ".join(name for name, _ in clips[:8])
         self.note(f"step {done}: {what}. Clips: {names}; all of them in {self.run / INCIDENTS}.")
+        with self.failures_told():
+            self.incidents.write({"step": done, "what": what, "loss": loss, "clips": clips})
+
+    @contextmanager
+    def failures_told(self) -> Iterator[None]:
+        """A full disk, or a service that is away, costs some lines and not the run."""
+        try:
+            yield
+        except OSError as error:
+            if not self.failed:
+                self.note(f"{self.run} can't be written to ({error}): lines of the log will be missing.")
+            self.failed = True
 
     def note(self, text: str) -> None:
         self.console.print(f"[yellow]Note:[/] {escape(text)}", soft_wrap=True)
 
     def close(self) -> None:
-        for file in (self.metrics, self.validations, self.incidents):
-            file.close()
-        self.loggers.close()
+        for log in (self.metrics, self.validations, self.incidents, self.loggers):
+            with self.failures_told():
+                log.close()

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 
+PAST = 73  # frames that FramePack looks back at
+
+
 @dataclass(frozen=True)
 class Clip:
     """A clip as the index of its shards describes it. kind: of data, as the stage's mixture names it."""
@@ -24,7 +27,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a clip is cut and scaled to. frames: of video, 4 n. history: real frames before them, at most 73."""
+    """What a clip is cut and scaled to. frames: of video, 4 n. history: real frames that come before them at least."""
 
     frames: int
     history: int
@@ -57,6 +60,11 @@ class Window:
     @property
     def end(self) -> int:
         return self.start + self.frames
+
+    @property
+    def history(self) -> int:
+        """Real frames before it that the network sees."""
+        return min(PAST, self.start)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +32,21 @@ class State:
         self.parameters = dict(network.named_parameters())
         self.trained = [name for name, parameter in self.parameters.items() if parameter.requires_grad]
 
+    @property
+    def updates(self) -> int:
+        """Those that were applied, on every rank alike. The optimiser has no states before the first one."""
+        master = self.engine.optimizer.fp32_partitioned_groups_flat[0]
+        return int(self.engine.optimizer.optimizer.state.get(master, {}).get("step", 0))
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Views of this rank's numbers, without padding."""
+        kinds = (MASTER, *self.kinds) if self.updates else (MASTER,)
         for name, parameter in self.parameters.items():
             first, last = span(parameter)
             if not parameter.requires_grad:
                 yield f"{WEIGHT}/{name}", own_part(parameter)[: last - first]
                 continue
-            for kind in (MASTER, *self.kinds):
+            for kind in kinds:
                 yield f"{kind}/{name}", self.flat(parameter, kind)[: last - first]
 
     def flat(self, parameter: Any, kind: str) -> Tensor:
@@ -49,12 +55,12 @@ class State:
         piece, _ = self.engine.optimizer._get_fp32_opt_state_partition(parameter, False, optim_state_key=key)
         return piece
 
-    def start_states(self, step: int) -> None:
-        """The optimiser's states as after `step` updates; their content is still to be filled in."""
+    def start_states(self, updates: int) -> None:
+        """The optimiser's states as after so many updates; their content is still to be filled in."""
         optimiser = self.engine.optimizer
         for master in optimiser.fp32_partitioned_groups_flat:
             moments = {kind: torch.zeros_like(master) for kind in self.kinds}
-            optimiser.optimizer.state[master] = {"step": torch.tensor(float(step)), **moments}
+            optimiser.optimizer.state[master] = {"step": torch.tensor(float(updates)), **moments}
 
     @torch.no_grad()
     def restore(self, parts: Parts) -> None:
@@ -64,21 +70,25 @@ class State:
             raise CheckpointError(
                 f"{parts.folder} trained other parameters ({some(changed)}): start a new run from it with --init."
             )
-        self.start_states(parts.saved.step)
+        kinds = (MASTER, *self.kinds) if parts.saved.updates else (MASTER,)
+        if parts.saved.updates:
+            self.start_states(parts.saved.updates)
         for name in self.trained:
             first, last = span(self.parameters[name])
-            for kind in (MASTER, *self.kinds):
-                stored = kind if kind in parts.kinds(name) else MASTER  # an average that begins now
+            for kind in kinds:
+                begins = kind == AVERAGE and AVERAGE not in parts.kinds(name)
+                stored = MASTER if begins else kind
                 self.flat(self.parameters[name], kind)[: last - first].copy_(parts.read(stored, name, first, last))
 
-    def save(self, run: Path, step: int, stage: Stage, parts: str, ranks: Ranks) -> str:
-        """A collective. Writes RUN/step-N; returns a complaint if it could not, and then nothing of it stays."""
+    def save(self, run: Path, step: int, stage: Stage, parts: str, ranks: Ranks, *, data: str) -> str:
+        """A collective. Writes RUN/step-N; returns a complaint if it could not, and then nothing of it stays.
+        parts: the folder of VAE and encoders. data: a digest of the clips."""
         final = run / checkpoints.name_of(step)
         partial = run / f".{final.name}.partial"
         need = sum(tensor.nbytes for _, tensor in self.tensors())
         total = int(ranks.total(torch.tensor(float(need), dtype=torch.float64)))
         if ranks.leads:
-            shutil.rmtree(partial, ignore_errors=True)
+            checkpoints.sweep(run)  # the others write when they have heard, below, that there is room
         complaint = checkpoints.room(run, total) if ranks.leads else ""
         if not ranks.any(bool(complaint)):
             files: dict[str, int] = {}
@@ -91,15 +101,24 @@ class State:
             dist.all_gather_object(everywhere, (files, complaint))
             complaint = next((told for _, told in everywhere if told), "")
             if ranks.leads and not complaint:
-                names = {name: list(p.ds_shape) for name, p in self.parameters.items()}  # type: ignore[attr-defined]
-                all_files = {name: size for of_rank, _ in everywhere for name, size in of_rank.items()}
-                config = asdict(self.network.config)
-                saved = Saved(step, ranks.world, config, stage.model_dump(), parts, names, self.trained, all_files)
+                saved = Saved(
+                    step=step,
+                    updates=self.updates,
+                    world=ranks.world,
+                    config=self.network.config,
+                    stage=stage.model_dump(),
+                    parts=parts,
+                    parameters={name: tuple(p.ds_shape) for name, p in self.parameters.items()},  # type: ignore[attr-defined]
+                    trained=self.trained,
+                    files={name: size for of_rank, _ in everywhere for name, size in of_rank.items()},
+                    data=data,
+                )
                 try:
                     checkpoints.finish(partial, final, saved)
-                    checkpoints.thin_out(run, stage.keep)
                 except OSError as error:
                     complaint = f"{final} can't be written: {error}"
+                else:
+                    checkpoints.thin_out(run, stage.keep, final)
         if ranks.leads and complaint:
             shutil.rmtree(partial, ignore_errors=True)
         told = [complaint]

@@ -1,6 +1,6 @@
 """One update of the weights, from the examples of all ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -40,9 +40,14 @@ class Updater:
         self.engine, self.stage, self.ranks = engine, stage, ranks
 
     def __call__(
-        self, step: int, examples: Sequence[Example], *, stop: bool = False, watch: Watch = lambda part: nullcontext()
+        self,
+        step: int,
+        examples: Sequence[Example],
+        *,
+        stop: Callable[[], bool] = lambda: False,
+        watch: Watch = lambda part: nullcontext(),
     ) -> Updated:
-        """A collective. examples: this rank's micro-steps, as many on every rank.
+        """A collective. examples: this rank's micro-steps, as many on every rank. stop: has this rank been asked to?
 
         DeepSpeed averages gradients over all ranks, those that share a sample included. The mean over all predicted
         numbers is wanted, so each rank's sum of squared errors is multiplied by the number of ranks and divided by the
@@ -64,7 +69,7 @@ class Updater:
             with watch("optimiser"):
                 self.engine.step()
         with watch("wait"):
-            asked = torch.tensor(float(stop), dtype=torch.float64, device=self.ranks.device)
+            asked = torch.tensor(float(stop()), dtype=torch.float64, device=self.ranks.device)
             error_sum, stops = self.ranks.total(torch.stack([errors, asked])).tolist()
         applied = not self.engine.optimizer.overflow
         norm = float(self.engine.get_global_grad_norm()) if applied else float("nan")

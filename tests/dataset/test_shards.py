@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 
 import av
 import numpy as np
@@ -83,3 +84,42 @@ def test_an_offset_leads_to_its_sample(tmp_path):
 
 def test_shards_are_deterministic():
     assert make_shard(samples()) == make_shard(samples())
+
+
+def liar(lie) -> bytes:
+    """A shard with an honest sample, and one whose header `lie` has changed."""
+    honest, lying = tarfile.TarInfo("0000.mp4"), tarfile.TarInfo("0001.mp4")
+    honest.size = lying.size = 512
+    header = bytearray(lying.tobuf(tarfile.GNU_FORMAT))
+    lie(header)
+    header[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(header))[0]
+    blocks = [honest.tobuf(tarfile.GNU_FORMAT), bytes(512), bytes(header), bytes(512)]
+    return b"".join(blocks) + bytes(1024)
+
+
+def sparse(header: bytearray) -> None:
+    """512 bytes, and 4 GiB of holes."""
+    header[156:157] = tarfile.GNUTYPE_SPARSE
+    header[386:410] = b"%011o\0%011o\0" % (1 << 20, 512)
+    header[483:495] = b"%011o\0" % (4 << 30)
+
+
+def claims(size: int, kind: bytes = tarfile.REGTYPE):
+    def lie(header: bytearray) -> None:
+        header[124:136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)
+        header[156:157] = kind
+
+    return lie
+
+
+@pytest.mark.parametrize("lie", [sparse, claims(1 << 62), claims(1 << 62, b"Z"), claims(-512)])
+def test_a_member_that_claims_more_than_the_shard_has_is_refused(lie, tmp_path):
+    (tmp_path / "s.tar").write_bytes(liar(lie))
+    for offset in (0, 1024):
+        with pytest.raises(tarfile.ReadError, match="0001"):
+            list(read_samples(str(tmp_path / "s.tar"), offset))
+
+
+def test_a_sample_is_not_blamed_for_the_next_one(tmp_path):
+    (tmp_path / "s.tar").write_bytes(liar(sparse))
+    assert next(read_samples(str(tmp_path / "s.tar"))) == Sample("0000", {"mp4": bytes(512)})

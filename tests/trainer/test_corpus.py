@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -155,6 +156,19 @@ def test_broken_samples_of_shards_without_an_index_are_left_out(tmp_path: Path):
     said: list[str] = []
     assert [c.clip_id for c in read_corpus([str(tmp_path)], stage(), tell=said.append)] == ["good"]
     assert said == [f"speech={tmp_path}: 5 clips are left out, because they are damaged or unreadable."]
+
+
+def test_a_file_with_holes_is_none(tmp_path: Path):
+    """A header of 512 bytes may claim a hole of terabytes."""
+    hole = tarfile.TarInfo("c.mp4")
+    hole.type, hole.size = tarfile.GNUTYPE_SPARSE, 0
+    block = bytearray(hole.tobuf(tarfile.GNU_FORMAT))
+    block[386:410], block[483:495] = b"00000000000\0" * 2, b"77777777777\0"
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    (tmp_path / "x.tar").write_bytes(bytes(block) + bytes(1024))
+    with pytest.raises(UsageError, match="holds no sample"):
+        read_corpus([str(tmp_path / "x.tar")], stage())
 
 
 def test_no_usable_clip(tmp_path: Path):

@@ -89,11 +89,10 @@ def test_what_is_read_is_what_encoding_gives(write, encoded, encoders, tmp_path,
         found = store.read(pixels.request)
         assert same(found, example)
         assert same(found, encoders.encode(read_pixels(pixels.request, STAGE.seed)))
-    assert [clip.clip_id for clip in store.clips(STAGE, ["speech"])] == list(NAMES)
-    for clip, request in zip(store.clips(STAGE, {"speech", "film"}), requests()[::VARIANTS], strict=True):
+    assert [clip.clip_id for clip in store.clips(STAGE)] == list(NAMES)
+    for clip, request in zip(store.clips(STAGE), requests()[::VARIANTS], strict=True):
         assert replace(clip, shard="", offset=0) == replace(request.clip, shard="", offset=0)
         assert same(store.read(replace(request, clip=clip)), store.read(request))
-    assert store.clips(STAGE, ["film"]) == []
 
 
 def test_windows_come_again_and_epochs_go_on(write, encoded, tmp_path) -> None:
@@ -239,7 +238,7 @@ def test_a_stage_that_cuts_otherwise_is_refused(write, tmp_path) -> None:
     with pytest.raises(UsageError, match=r"tokens=400 \(the stage: 500\).*--set tokens=400"):
         store.check(STAGE.model_copy(update={"tokens": 500}))
     with pytest.raises(UsageError, match=r"frames=16 \(the stage: 8\), seed=3 \(the stage: 4\)"):
-        store.clips(STAGE.model_copy(update={"frames": 8, "seed": 4}), ["speech"])
+        store.clips(STAGE.model_copy(update={"frames": 8, "seed": 4}))
 
 
 def test_the_url_of_a_store_may_be_on_any_file_system(write) -> None:
