@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.reduction import DupFd
 from typing import Any, Generic, TypeVar
 
@@ -221,6 +221,7 @@ def one_thread() -> Iterator[None]:
 def unstopped() -> Iterator[None]:
     """Processes that are started within don't hear SIGTERM or SIGINT, which go to all of a group: they end when the
     process that trains has saved a checkpoint, and ends them."""
+    resource_tracker.ensure_running()  # now: to start it unblocks these signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     try:
         yield

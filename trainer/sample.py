@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
 PAST = 73  # frames that FramePack looks back at
 
 

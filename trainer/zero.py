@@ -67,8 +67,8 @@ def make_network(config: S2VConfig, stage: Stage, settings: dict[str, Any]) -> F
 
 
 def ask_for_gradient(block: nn.Module, arguments: tuple[Any, ...]) -> None:
-    """DeepSpeed adds up a block's gradients when that of its input is there. The first block's input must have one, also
-    where nothing before it learns."""
+    """DeepSpeed adds up a block's gradients when that of its input is there. The first block's must have one, even if
+    nothing before it learns."""
     if torch.is_grad_enabled() and not arguments[0].requires_grad:
         arguments[0].requires_grad_()
 
