@@ -9,7 +9,7 @@ import pytest
 import cli
 
 COMMANDS = ["curate", "select", "report", "status", "explain", "render-pose", "doctor"]
-COMMANDS += ["generate", "lipsync", "convert", "info"]
+COMMANDS += ["generate", "lipsync", "convert", "info", "plan", "encode", "train", "export"]
 
 
 def run(*args: str) -> tuple[int, str]:
