@@ -169,7 +169,7 @@ def work(make: Callable[[], "Job"], dry_run: bool) -> None:
     import torch.distributed as dist
 
     from dataset.errors import UsageError
-    from model.errors import InputError
+    from model.errors import InputError, WorkError
     from trainer.feed import Data
     from trainer.loop import Run
     from trainer.ranks import join
@@ -204,7 +204,12 @@ def work(make: Callable[[], "Job"], dry_run: bool) -> None:
         if rank:
             sys.exit(2)
         raise
-    finished = run.train()
+    try:
+        finished = run.train()
+    except WorkError:  # on all of them at once
+        if rank:
+            sys.exit(1)
+        raise
     if rank == 0:
         how = "Done" if finished else "Stopped, as asked"
         tell(f"{how}: {run.newest}. Go on with `s2v train --resume {job.run}`, or `s2v export` it.")

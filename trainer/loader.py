@@ -186,6 +186,11 @@ def replaced(item: Item, failed: Unreadable, taken: Request) -> Replaced:
 
 
 def prepare_worker(worker: int) -> None:
+    os.setsid()  # out of the group that is asked to stop: see `unstopped`
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # forgets one that waits
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # torch ends us with it
     cv2.setNumThreads(1)
     threading.Thread(target=follow, args=(parent_process(),), daemon=True).start()
 
@@ -219,8 +224,8 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def unstopped() -> Iterator[None]:
-    """Processes that are started within don't hear SIGTERM or SIGINT, which go to all of a group: they end when the
-    process that trains has saved a checkpoint, and ends them."""
+    """Neither the fork server, which is started within, nor its children hear a SIGTERM or SIGINT that goes to all of
+    the group: they end when the process that trains has saved a checkpoint, and ends them."""
     resource_tracker.ensure_running()  # now: to start it unblocks these signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     try:

@@ -13,6 +13,8 @@ from trainer.feed import Data
 from trainer.job import absolute, start_from
 from trainer.stages import find_stage
 
+VALIDATING = ["validation.every=9", "validation.clips=6", "validation.levels=1", "validation.videos=0"]
+
 
 @pytest.fixture(scope="module")
 def latents(tmp_path_factory):
@@ -67,7 +69,7 @@ def test_a_clip_that_cannot_be_read_is_replaced_and_left_out_of_validation(tiny,
     at = content.index(b"speech02-0.latent.safetensors")
     content[at + 512 : at + 1024] = bytes(512)  # the beginning of its tensors
     shard.write_bytes(content)
-    told = start(data, tiny, tmp_path / "run", *SHORT, "validation.every=9", "validation.clips=6", ranks=1).wait()
+    told = start(data, tiny, tmp_path / "run", *SHORT, *VALIDATING, ranks=1).wait()
     assert "speech02 is left out of validation" in told
     assert len(losses_of(tmp_path / "run")) == 9
     rows = [json.loads(line) for line in (tmp_path / "run" / "replaced.jsonl").read_text().splitlines()]

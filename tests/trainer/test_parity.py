@@ -11,7 +11,8 @@ from trainer.draws import CONDITIONS, draw
 EXACT = 1e-5
 
 
-LONG = [(1, 4, 1), (1, 1, 4)]  # for `make test-real`: ring and Ulysses, and both together, are in the others
+# For `make test-real`: data ranks, ring and Ulysses, and both together, are in the others.
+LONG = [(1, 4, 1), (1, 1, 4)]
 QUICK = [layout for layout in LAYOUTS if layout not in LONG]
 
 

@@ -1,13 +1,11 @@
 """The four stages of the paper one after another, at tiny size, and a video from what came out."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
 pytest.importorskip("deepspeed")
 
+from cli import main
 from model.checkpoint import load_network
 from tests.trainer.runs import losses_of, start, write_latents
 
@@ -42,10 +40,9 @@ def export(step, folder):
 
 
 def command(*words):
-    done = subprocess.run(
-        [sys.executable, "-m", "cli", *words], capture_output=True, text=True, timeout=200, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    assert not ended.value.code
 
 
 def picture(folder):
