@@ -4,13 +4,14 @@ import argparse
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from rich.table import Table as Grid
-from torch import Tensor
 
 from benchmarks.measuring import CUDA, DEVICE, REAL, config_of, console, device_name, peak_bytes, spread, take_turns
-from model.config import AUDIO_LAYERS, LATENT_STRIDE, MOTION_LATENTS, S2VConfig
+from benchmarks.trainer_memory import example_of
+from model.config import S2VConfig
 from model.network import S2VModel
 from trainer.draws import Draw
 from trainer.metrics import peak_of
@@ -19,28 +20,6 @@ from trainer.recompute import Recompute, apply_recompute
 from trainer.sample import Example
 
 CHOICES: tuple[Recompute, ...] = ("all", "all-but-attention", "nothing")
-PROMPT = 200  # tokens
-
-
-def random_example(config: S2VConfig, frames: int, height: int, width: int, device: torch.device) -> Example:
-    """frames: of video; height, width: pixels."""
-    count, h, w = frames // 4, height // LATENT_STRIDE, width // LATENT_STRIDE
-
-    def random(*shape: int) -> Tensor:
-        return torch.randn(shape, device=device).half()
-
-    return Example(
-        clip_id="random",
-        kind="speech",
-        epoch=0,
-        latent=random(config.in_dim, count, h, w),
-        motion=random(config.in_dim, MOTION_LATENTS, h, w),
-        reference=random(config.in_dim, 1, h, w),
-        pose=random(config.cond_dim, count, h, w),
-        audio=random(AUDIO_LAYERS, config.audio_dim, frames),
-        text=random(PROMPT, config.text_dim),
-        no_text=random(1, config.text_dim),
-    )
 
 
 class Pass:
@@ -68,7 +47,7 @@ def blocks(arguments: argparse.Namespace) -> None:
         size, config = (16, 192, 128), replace(config_of(256, layers), audio_inject_layers=(0,))
     tokens = config.tokens(size[0] // 4, *size[1:])
     flops = 3 * sum(config.flops(size[0] // 4, *size[1:]).values())
-    example, peak = random_example(config, *size, DEVICE), peak_of(DEVICE)
+    example, peak = example_of(config, *size, partial(torch.randn, device=DEVICE)), peak_of(DEVICE)
     grid = Grid(
         title=f"{layers} blocks of width {config.dim}, {tokens:,} tokens, {device_name()}", title_justify="left"
     )

@@ -11,9 +11,10 @@ as ZeRO-3 does: they aren't activations.
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from typing import Any, Literal, get_args
 from unittest.mock import patch
@@ -28,17 +29,18 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from benchmarks.measuring import REAL, LiveBytes, config_of, console
 from model import sequence_parallel
-from model.config import AUDIO_LAYERS, LATENT_STRIDE, MOTION_LATENTS, S2VConfig
+from model.config import S2VConfig
 from model.layout import Layout
 from model.network import S2VModel
 from model.parallel import ALONE, Parallel
 from model.sequence_parallel import SequenceParallel, build_mesh
 from trainer.draws import Draw
+from trainer.encoders import Widths
 from trainer.objective import FlowMatching, squared_error
 from trainer.plan_activations import Arrangement, Share, Size, activations
 from trainer.plan_memory import Parameters, element_bytes
 from trainer.recompute import Recompute, apply_recompute
-from trainer.sample import Example
+from trainer.sample import Example, Shape
 from trainer.stages import Stage, audio_encoder
 from trainer.zero import ask_for_gradient, deepspeed
 
@@ -107,24 +109,17 @@ def made(case: Case, device: torch.device) -> tuple[S2VModel, Example, Draw]:
             parameter.register_post_accumulate_grad_hook(forget)
     apply_recompute(network, case.recompute)
     network.layers[0].register_forward_pre_hook(ask_for_gradient)
-    example = empty_example(case, device)
+    example = example_of(case.config, case.frames, case.height, case.width, partial(torch.zeros, device=device))
     return network, example, Draw(0.5, torch.zeros(example.latent.shape, device=device))
 
 
-def empty_example(case: Case, device: torch.device) -> Example:
-    config, latents = case.config, case.frames // 4
-    h, w = case.height // LATENT_STRIDE, case.width // LATENT_STRIDE
-    shapes = {
-        "latent": (config.in_dim, latents, h, w),
-        "motion": (config.in_dim, MOTION_LATENTS, h, w),
-        "reference": (config.in_dim, 1, h, w),
-        "pose": (config.cond_dim, latents, h, w),
-        "audio": (AUDIO_LAYERS, config.audio_dim, case.frames),
-        "text": (config.text_len, config.text_dim),
-        "no_text": (1, config.text_dim),
-    }
-    tensors = {name: torch.zeros(shape, dtype=torch.float16, device=device) for name, shape in shapes.items()}
-    return Example("clip", "speech", 0, **tensors)
+def example_of(
+    config: S2VConfig, frames: int, height: int, width: int, make: Callable[[Sequence[int]], Tensor]
+) -> Example:
+    """frames: of video; height, width: pixels. make: a tensor of a shape."""
+    widths = Widths(config.in_dim, config.audio_dim, config.text_dim, config.text_len)
+    shapes = widths.shapes(Shape(frames, 0, height, width))
+    return Example("clip", "speech", 0, **{name: make(shape).half() for name, shape in shapes.items()})
 
 
 def forget(parameter: Tensor) -> None:

@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import re
+import sys
 import tempfile
 import threading
 import time
@@ -76,10 +77,10 @@ def write_checkpoint(folder: Path) -> None:
 
 
 def work(checkpoint: Path, out: Path) -> None:
-    from trainer.ranks import arrange
+    from trainer.ranks import arrange, join
     from trainer.zero import deepspeed_config, load_parts, make_network
 
-    stage = Stage(name="start", steps=1, batch=dist_world(), precision="bf16")
+    stage = Stage(name="start", steps=1, batch=join()[1], precision="bf16")
     ranks = arrange(stage, CONFIG.num_heads)
     settings = deepspeed_config(stage, ranks.data_ranks, on_gpu=False)
     with Peak() as peak:
@@ -91,12 +92,6 @@ def work(checkpoint: Path, out: Path) -> None:
     if ranks.leads:
         out.write_text(json.dumps(everywhere))
     dist.destroy_process_group()
-
-
-def dist_world() -> int:
-    from trainer.ranks import join
-
-    return join()[1]
 
 
 def measure(ranks: int) -> tuple[int, list[tuple[int, int]]]:
@@ -129,6 +124,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    import sys
-
     main(sys.argv[1:])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from generation.saved import SavedLatents
 from model.errors import InputError, WorkError
+from model.launch import own_device
 from model.long_video import VAE, Ranks
 from model.sequence_parallel import SequenceParallel, build_mesh, choose_degrees
 
@@ -58,11 +59,8 @@ class Team:
 
 def join() -> Team:
     """The team that torchrun started, or this process alone."""
-    world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", local) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)
+    world, device = int(os.environ.get("WORLD_SIZE", 1)), own_device()
+    cuda = device.type == "cuda"
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None, timeout=PATIENCE)
     return Team(int(os.environ.get("RANK", 0)), world, device)

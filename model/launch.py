@@ -6,6 +6,7 @@ import sys
 import uuid
 from collections.abc import Sequence
 
+import torch
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -14,6 +15,15 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 def launched() -> bool:
     """Is this one of several processes that torchrun started?"""
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def own_device() -> torch.device:
+    """The GPU that this process is to use, made the current one; the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    torch.cuda.set_device(device)
+    return device
 
 
 def run_processes(processes: int, module: str, arguments: Sequence[str], *, patience: int = 30) -> int:

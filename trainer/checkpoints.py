@@ -53,9 +53,6 @@ class Saved(BaseModel):
     files: dict[Annotated[str, Field(pattern=r"^rank-[0-9]{5}-[0-9]{3}\.safetensors$")], Count]
     data: str = ""
 
-    def network_config(self) -> S2VConfig:
-        return self.config
-
     def complaint(self) -> str:
         """What can't be true of it, as far as it tells without the network; empty if nothing."""
         ranks = {rank_of(name) for name in self.files}

@@ -143,18 +143,22 @@ def prepare(job: "Job", processes: int, dry_run: bool) -> None:
     if job.wandb:
         check_wandb()
     start, complaints = job.start()
-    data = Data.open(job.data, job.stage, start, lambda text: console.print(escape(text), soft_wrap=True))
+    data = Data.open(job.data, job.stage, start, tell)
     count = processes or (torch.cuda.device_count() if torch.cuda.is_available() else 1)
     ring, ulysses, why = degrees(job.stage, count, count, start.config.num_heads)
     check_batch(job.stage, count // (ring * ulysses))
     describe(job, start, data, console)
     for text in (*complaints, why):
-        console.print(escape(text), soft_wrap=True)
+        tell(text)
     if dry_run:
         return
     job.write()
     if code := run_processes(count, "trainer.train", ["--resume", str(job.run)], patience=PATIENCE):
         sys.exit(code)
+
+
+def tell(text: str) -> None:
+    console.print(escape(text), soft_wrap=True)
 
 
 def describe(job: "Job", start: "Start", data: "Data", console: Console) -> None:
@@ -175,12 +179,12 @@ def work(make: Callable[[], "Job"], dry_run: bool) -> None:
     from trainer.ranks import join
 
     rank, world, _ = join()
-    tell = (lambda text: console.print(escape(text), soft_wrap=True)) if rank == 0 else (lambda text: None)
+    hear = tell if rank == 0 else (lambda text: None)
     complaint: UsageError | InputError | None = None
     try:
         job = make()
         start, complaints = job.start()
-        data = Data.open(job.data, job.stage, start, tell)
+        data = Data.open(job.data, job.stage, start, hear)
     except (UsageError, InputError) as error:
         complaint = error
     everywhere: list[str | None] = [None] * world  # and before the folder changes, all have looked at it

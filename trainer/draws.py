@@ -28,12 +28,17 @@ class Draw:
 
 
 def draw(stage: Stage, example: Example) -> Draw:
+    sigma, dropped, generator = draw_settings(stage, example)
+    return Draw(sigma, torch.randn(example.latent.shape, generator=generator), dropped)
+
+
+def draw_settings(stage: Stage, example: Example) -> tuple[float, frozenset[str], torch.Generator]:
+    """All but the noise, which takes long to draw, and the generator that comes to it next."""
     generator = torch_generator(stage.seed, "draw", example.clip_id, example.epoch)
     times = stage.timesteps
     sigma = float(draw_sigmas(1, generator, shift=times.shift, spread=times.spread))
     luck = torch.rand(len(CONDITIONS), generator=generator).tolist()
-    dropped = frozenset(c for c, p in zip(CONDITIONS, luck, strict=True) if p < getattr(stage.drops, c))
-    return Draw(sigma, torch.randn(example.latent.shape, generator=generator), dropped)
+    return sigma, frozenset(c for c, p in zip(CONDITIONS, luck, strict=True) if p < getattr(stage.drops, c)), generator
 
 
 def conditions_of(example: Example, dropped: frozenset[str], device: torch.device) -> Conditions:

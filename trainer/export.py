@@ -47,7 +47,7 @@ def export(source: str, target: str, weights: str, progress: Callable[[str], Non
 
 
 def write_network(parts: Parts, folder: Path, weights: str, progress: Callable[[str], None]) -> None:
-    config = parts.saved.network_config()
+    config = parts.saved.config
     groups = list(grouped(parts))
     where: dict[str, str] = {}
     for number, names in enumerate(groups, 1):

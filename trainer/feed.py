@@ -109,7 +109,6 @@ class Feed:
 
     def __init__(self, data: Data, stage: Stage, config: S2VConfig, parts: Path, run: Path, ranks: Ranks, tell: Tell):
         self.data, self.stage, self.config, self.run, self.ranks, self.tell = data, stage, config, run, ranks, tell
-        self.schedule = Schedule(data.train, stage, config, ranks.data_ranks)
         encodes = ranks.reads and not data.encoded
         self.encoders = Encoders.load(Checkpoint.open(parts), ranks.device) if encodes else None
 
@@ -120,7 +119,8 @@ class Feed:
             for _ in range(first, self.stage.steps):
                 yield [self.ranks.share(None) for _ in range(count)]
             return
-        loader = Loader(self.schedule, self.data.read, self.stage, self.ranks.data_rank, first)
+        schedule = Schedule(self.data.train, self.stage, self.config, self.ranks.data_ranks)
+        loader = Loader(schedule, self.data.read, self.stage, self.ranks.data_rank, first)
         for _, samples, replaced in loader:
             self.note(replaced)
             yield [self.ranks.share(self.encoded(sample)) for sample in samples]

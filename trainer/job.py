@@ -117,7 +117,7 @@ def start_from(folder: Path) -> Start:
         folder = newest
     if checkpoints.is_checkpoint(folder):
         saved = read_saved(folder)
-        return Start(folder, saved.network_config(), Path(saved.parts))
+        return Start(folder, saved.config, Path(saved.parts))
     config, *_ = check_network(Checkpoint.open(folder))
     return Start(folder, config, folder)
 

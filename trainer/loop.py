@@ -14,7 +14,7 @@ from model.checkpoint import Checkpoint
 from model.errors import CheckpointError, WorkError
 from model.vae import load_vae
 from trainer.checkpoints import Parts, newest
-from trainer.draws import draw
+from trainer.draws import draw_settings
 from trainer.feed import Data, Feed
 from trainer.guard import Guard
 from trainer.job import Job, Start
@@ -53,6 +53,8 @@ class Run:
             load_parts(self.network, Checkpoint.open(start.weights))
         engine = start_engine(objective, job.stage, settings)
         self.state = State(self.network, engine, job.stage)
+        trained = self.state.trained
+        self.blocks_learn = any(name.startswith("blocks.") and "audio_injector" not in name for name in trained)
         if saved and self.first:
             self.state.restore(saved)
         self.update = Updater(engine, job.stage, ranks)
@@ -90,8 +92,8 @@ class Run:
     def record(self, done: int, examples: Sequence[Example], updated: Updated, left: Left) -> StepRecord:
         ranks, config = self.ranks, self.network.config
         lap = self.watch.lap().mean(ranks.total, ranks.world)
-        learns = any(name.startswith("blocks.") and "audio_injector" not in name for name in self.state.trained)
-        works = [Work.of(config, e, draw(self.stage, e).dropped, blocks_learn=learns) for e in examples]
+        drops = (draw_settings(self.stage, example)[1] for example in examples)
+        works = [Work.of(config, e, d, blocks_learn=self.blocks_learn) for e, d in zip(examples, drops, strict=True)]
         work = sum(works, Work()).total(ranks.total, ranks.mesh.sequence.size())
         return StepRecord(
             step=done,

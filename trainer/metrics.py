@@ -203,6 +203,15 @@ def peak_of_name(name: str) -> float | None:
     return next((peak for wanted, peak in PEAKS if wanted <= words), None)
 
 
+def model_flops(forward: Mapping[str, float], blocks_learn: bool) -> float:
+    """Of forward and backward, by the parts of `S2VConfig.flops`: three times the forward pass, for results, gradients
+    of inputs and of weights. Blocks that don't learn have none of weights, but for attention to tokens and the
+    injectors. What is computed again to save memory doesn't count."""
+    passes = 3 if blocks_learn else 2
+    times = {"linear": passes, "text": passes, "self_attention": 3, "injection": 3}
+    return sum(times[part] * flops for part, flops in forward.items())
+
+
 @dataclass(frozen=True)
 class Work:
     """Of any number of samples: tokens of the sequences, and FLOPs of the model."""
@@ -215,18 +224,11 @@ class Work:
     def of(
         cls, config: S2VConfig, example: Example, dropped: Collection[str] = (), *, blocks_learn: bool = True
     ) -> "Work":
-        """Three times the forward pass. What is computed again to save memory doesn't count.
-
-        dropped: of `trainer.draws.CONDITIONS`. Without motion, a sequence is shorter. Blocks that don't learn have no
-        gradient of weights to compute: twice, but for attention to tokens and the injector.
-        """
+        """dropped: of `trainer.draws.CONDITIONS`. Without motion, a sequence is shorter."""
         _, frames, h, w = example.latent.shape
         size = frames, h * LATENT_STRIDE, w * LATENT_STRIDE
-        passes = 3 if blocks_learn else 2
-        times = {"linear": passes, "text": passes, "self_attention": 3, "injection": 3}
         motion = "motion" not in dropped
-        flops = sum(times[part] * flops for part, flops in config.flops(*size, motion).items())
-        return cls(1, config.tokens(*size, motion), flops)
+        return cls(1, config.tokens(*size, motion), model_flops(config.flops(*size, motion), blocks_learn))
 
     def __add__(self, other: "Work") -> "Work":
         return Work(self.samples + other.samples, self.tokens + other.tokens, self.flops + other.flops)

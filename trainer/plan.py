@@ -122,47 +122,21 @@ def parse_size(text: str) -> tuple[int, int]:
     return width, height
 
 
-def plan(
-    stage: Stage,
-    config: S2VConfig,
-    gpu: Gpu,
-    gpus: int,
-    gpus_per_node: int,
-    frames: int,
-    height: int,
-    width: int,
-    mfu: float,
-    *,
-    encodes: bool = False,
-) -> Plan:
+def plan(case: Case) -> Plan:
     """The stage as it is set."""
-    case = Case(stage, config, Machines(gpu, gpus, gpus_per_node), Size(frames, height, width), mfu, encodes)
     check(case)
-    check_batch(stage, gpus // case.as_set.sequence)
+    check_batch(case.stage, case.machines.gpus // case.as_set.sequence)
     return planned(case, case.as_set)
 
 
-def compare(
-    stage: Stage,
-    config: S2VConfig,
-    gpu: Gpu,
-    gpus: int,
-    gpus_per_node: int,
-    frames: int,
-    height: int,
-    width: int,
-    mfu: float,
-    *,
-    encodes: bool = False,
-) -> list[Plan]:
+def compare(case: Case) -> list[Plan]:
     """Every possible arrangement, the best first: what fits before what doesn't, then by speed, then by memory."""
-    case = Case(stage, config, Machines(gpu, gpus, gpus_per_node), Size(frames, height, width), mfu, encodes)
     check(case)
     plans = ranked(case)
     if not plans:
         raise UsageError(
-            f"batch {stage.batch} does not divide over {gpus} GPUs, however many of them share a clip: "
-            "--set batch=a multiple of their number."
+            f"batch {case.stage.batch} does not divide over {case.machines.gpus} GPUs, however many of them share a "
+            "clip: --set batch=a multiple of their number."
         )
     return plans
 

@@ -13,8 +13,10 @@ from rich.table import Table as Grid
 from model.config import S2VConfig
 from trainer.budget import LONGEST, fit
 from trainer.job import start_from
-from trainer.plan import Plan, compare, find_gpu, parse_size, planned
+from trainer.plan import Case, Plan, compare, find_gpu, parse_size, planned
+from trainer.plan_activations import Size
 from trainer.plan_remedies import Remedy, remedies
+from trainer.plan_time import Machines
 from trainer.stages import Stage, find_stage
 
 WIDTH = 32  # characters of a bar as long as the GPU's memory
@@ -52,7 +54,8 @@ def run(
     config = start_from(Path(checkpoint)).config if checkpoint else S2VConfig()
     frames = frames or chosen.frames
     width, height = parse_size(size) if size else largest(chosen, config, frames)
-    show(compare(chosen, config, find_gpu(gpu), gpus, per_node, frames, height, width, mfu), console, price)
+    machines = Machines(find_gpu(gpu), gpus, per_node)
+    show(compare(Case(chosen, config, machines, Size(frames, height, width), mfu)), console, price)
 
 
 def largest(stage: Stage, config: S2VConfig, frames: int) -> tuple[int, int]:

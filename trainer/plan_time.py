@@ -9,7 +9,7 @@ block's weights when it gets there, long before the GPU does. No GPU has been as
 from dataclasses import dataclass
 
 from model.config import S2VConfig
-from trainer.metrics import peak_of_name
+from trainer.metrics import model_flops, peak_of_name
 from trainer.plan_activations import Arrangement, Share, Size
 from trainer.plan_memory import Parameters, element_bytes
 from trainer.plan_traffic import attention_passes, ring_bytes, traffic
@@ -76,11 +76,9 @@ class Flops:
 
 
 def flops(config: S2VConfig, size: Size, arrangement: Arrangement, blocks_learn: bool = True) -> Flops:
-    """Backwards, everything is computed twice, for gradients of inputs and of weights; in blocks that don't learn, the
-    second only for attention and the injectors. Flash attention computes its scores again: a fourth part more of it."""
+    """Backwards, flash attention computes its scores again: a fourth part more of it."""
     forward = config.flops(size.latents, size.height, size.width)
-    times = 3 if blocks_learn else 2
-    model = sum(forward.values()) * 3 - (forward["linear"] + forward["text"]) * (3 - times)
+    model = model_flops(forward, blocks_learn)
     attention = forward["self_attention"]
     everything = sum(forward.values())
     again = {"all": everything, "all-but-attention": everything - attention, "nothing": 0.0}[arrangement.recompute]

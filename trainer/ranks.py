@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from model.errors import InputError
+from model.launch import own_device
 from model.sequence_parallel import Mesh, SequenceParallel, build_mesh, choose_degrees
 from trainer.sample import Example
 from trainer.stages import Stage
@@ -92,11 +93,8 @@ class Ranks:
 
 def join() -> tuple[int, int, torch.device]:
     """(rank, world, device) of the process group that torchrun started, or of this process alone."""
-    world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", local) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)
+    world, device = int(os.environ.get("WORLD_SIZE", 1)), own_device()
+    cuda = device.type == "cuda"
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
     if not dist.is_initialized():
         options: dict[str, Any] = {} if world > 1 else {"store": dist.HashStore(), "rank": 0, "world_size": 1}

@@ -74,7 +74,7 @@ def test_any_piece_is_read_from_any_number_of_ranks(world, tmp_path):
             assert torch.equal(parts.read(parts.weights(name), name, first, last), numbers[first:last])
     assert sorted(parts.kinds(NAME)) == ["exp_avg", MASTER]
     assert torch.equal(parts.read("exp_avg", NAME, 0, 5), -values(NAME)[:5])
-    assert parts.saved.network_config() == CONFIG
+    assert parts.saved.config == CONFIG
     assert (parts.saved.step, parts.saved.updates, parts.saved.data) == (1, 1, "digest")
 
 

@@ -15,11 +15,12 @@ from dataset.errors import UsageError
 from model.config import S2VConfig
 from model.layout import Layout
 from trainer.plan import GPUS, compare, find_gpu, parse_size, plan
+from trainer.plan import Case as PlanCase
 from trainer.plan_activations import Arrangement, Block, Share, Size
 from trainer.plan_memory import Parameters
 from trainer.plan_remedies import fewer_frames, first_that_fits, remedies
 from trainer.plan_report import largest, show
-from trainer.plan_time import flops
+from trainer.plan_time import Machines, flops
 from trainer.plan_traffic import traffic
 from trainer.stages import Stage, find_stage, with_changes
 
@@ -30,7 +31,11 @@ GB = 1e9
 
 
 def planned(stage: Stage = SPEECH, gpu: str = "h100-80", gpus: int = 8, size: Size = PAPER, mfu: float = 0.4):
-    return compare(stage, REAL, GPUS[gpu], gpus, 8, size.frames, size.height, size.width, mfu)
+    return compare(plan_case(stage, gpu, gpus, size, mfu))
+
+
+def plan_case(stage: Stage = SPEECH, gpu: str = "h100-80", gpus: int = 8, size: Size = PAPER, mfu: float = 0.4):
+    return PlanCase(stage, REAL, Machines(GPUS[gpu], gpus, 8), size, mfu)
 
 
 # ---------------------------------------------------------------- derived numbers
@@ -92,7 +97,7 @@ def test_parameters():
 
 def test_memory():
     """16 bytes a parameter of ZeRO-3, and what this trainer adds: gradients in float32, a moving average."""
-    parts = plan(SPEECH, REAL, GPUS["h100-80"], 8, 8, 48, 768, 1024, 0.4).memory.parts
+    parts = plan(plan_case()).memory.parts
     zero = parts["weights"] + parts["masters and moments"] + parts["gradients"] / 2
     assert zero == pytest.approx(32.4 * GB, rel=0.01)
     assert parts["gradients"] == parts["moving average"] == pytest.approx(8.1 * GB, rel=0.01)
@@ -192,30 +197,28 @@ def test_the_best_comes_first():
 
 def test_plan_is_the_stage_as_it_is_set():
     stage = with_changes(SPEECH, ["sequence=4", "ulysses=2", "recompute=all"])
-    assert plan(stage, REAL, GPUS["h200-141"], 8, 8, 48, 768, 1024, 0.4).arrangement == Arrangement(2, 2, "all")
+    assert plan(plan_case(stage, "h200-141")).arrangement == Arrangement(2, 2, "all")
 
 
 def test_time_follows_from_the_assumption():
-    found = plan(SPEECH, REAL, GPUS["h100-80"], 8, 8, 48, 768, 1024, 0.4)
+    found = plan(plan_case())
     alone = 8.27e15 / (8 * 989e12 * 0.4)
     assert found.waits["computing"] == pytest.approx(alone, rel=0.01)  # keys of the text, on every rank, come on top
     assert found.mfu == pytest.approx(0.4 * alone / found.pass_seconds, rel=0.01)
     assert found.passes == 32
     assert found.gpu_hours == pytest.approx(SPEECH.steps * 32 * found.pass_seconds * 8 / 3600)
-    faster = plan(SPEECH, REAL, GPUS["h100-80"], 8, 8, 48, 768, 1024, 0.5)
+    faster = plan(plan_case(mfu=0.5))
     assert faster.waits["computing"] == pytest.approx(0.8 * found.waits["computing"])
 
 
 def test_encoding_while_training_costs_memory_and_time():
-    ahead, meanwhile = (
-        plan(SPEECH, REAL, GPUS["h200-141"], 8, 8, 48, 768, 1024, 0.4, encodes=encodes) for encodes in (False, True)
-    )
+    ahead, meanwhile = (plan(replace(plan_case(gpu="h200-141"), encodes=encodes)) for encodes in (False, True))
     assert meanwhile.memory.total - ahead.memory.total == pytest.approx(13.1 * GB, rel=0.01)
     assert meanwhile.pass_seconds > 2 * ahead.pass_seconds
 
 
 def test_offload_moves_the_states_to_the_host():
-    found = plan(with_changes(SPEECH, ["optimiser.offload=true"]), REAL, GPUS["h100-80"], 8, 8, 48, 768, 1024, 0.4)
+    found = plan(plan_case(with_changes(SPEECH, ["optimiser.offload=true"])))
     assert found.memory.host == pytest.approx(20 * 16.3 * GB, rel=0.01)
     assert not {"gradients", "masters and moments", "moving average"} & set(found.memory.parts)
     assert found.update_seconds > found.passes * found.pass_seconds
@@ -312,4 +315,4 @@ def test_unknown_gpu():
 )
 def test_what_cannot_be(changes: list[str], gpus: int, frames: int, message: str):
     with pytest.raises(Exception, match=message):
-        plan(with_changes(SPEECH, changes), REAL, GPUS["h100-80"], gpus, 8, frames, 768, 1024, 0.4)
+        plan(plan_case(with_changes(SPEECH, changes), gpus=gpus, size=Size(frames, 768, 1024)))
