@@ -1,6 +1,7 @@
 """Shared by all tests. Real clips lie beside the checkout in ../shared; tests that need them skip without."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,13 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; small tensors gain nothing from threads
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def same_draws_every_run() -> None:
+    """A test that draws from torch's own generator draws the same numbers on every run, in any order of tests."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session")

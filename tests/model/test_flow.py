@@ -9,7 +9,7 @@ from model.size import fit_size
 
 
 def test_a_step_along_the_velocity_is_a_step_along_the_path():
-    x0, noise = torch.randn(2, 3, 4)
+    x0, noise = torch.randn(2, 3, 4, dtype=torch.float64)
     assert torch.allclose(noised(x0, noise, 0.3) + 0.5 * velocity(x0, noise), noised(x0, noise, 0.8))
     assert torch.equal(noised(x0, noise, 0.0), x0)
 
