@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+import curation.caption_commands
 import generation.commands
 import trainer.commands
 
@@ -42,6 +43,15 @@ def curate(
     policy: Annotated[
         str, typer.Option(help="A shipped policy, or a YAML file. Default: DATASET's, or the recipe's.")
     ] = "",
+    servers: Annotated[
+        list[str],
+        typer.Option(
+            "--caption-server",
+            metavar="URL",
+            help="Caption kept clips with this vLLM server (see `s2v caption`); may be "
+            "repeated. Default: DATASET's, or none.",
+        ),
+    ] = [],  # noqa: B006 - typer copies it
     address: Annotated[str, typer.Option(help="A Ray cluster, such as ray://host:10001. Default: this machine.")] = "",
     dashboard: Annotated[
         bool, typer.Option("--dashboard", help="Start Ray's dashboard with it (this machine).")
@@ -60,7 +70,7 @@ def curate(
     """
     from curation.run import curate, describe, settle
 
-    settings = settle(sources, dataset.rstrip("/"), recipe, policy)
+    settings = settle(sources, dataset.rstrip("/"), recipe, policy, servers)
     settings = replace(
         settings, address=address or None, dashboard=dashboard, limit=limit or None, retry_failed=retry_failed
     )
@@ -135,6 +145,7 @@ def doctor(
     doctor(out, fetch=fetch)
 
 
+curation.caption_commands.register(app)
 generation.commands.register(app)
 trainer.commands.register(app)
 

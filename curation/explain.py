@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from curation.layout import FAILURES, SCORES, VERDICTS
+from curation.layout import CAPTIONS, FAILURES, SCORES, VERDICTS
 from curation.policy import Policy, Rule
 from curation.stored import find_clip, row_of, settings
 from filters import weights
@@ -26,7 +26,7 @@ def explain(dataset: str, name: str, console: Console) -> None:
         f"{media.width}x{media.height}, {media.fps:.2f} fps, {media.video_codec}, audio {media.audio_codec or 'none'}"
     )
     if clip.caption:
-        console.print("caption:", clip.caption, markup=False, soft_wrap=True)
+        console.print("source caption:", clip.caption, markup=False, soft_wrap=True)
     if row is None:
         failure = row_of(dataset, FAILURES, clip)
         why = f"it failed: {failure['error']}. {failure['remedy']}" if failure else "run `s2v curate` to go on"
@@ -42,6 +42,18 @@ def explain(dataset: str, name: str, console: Console) -> None:
         console.print("[bold green]kept[/]")
     for reason in reasons:
         console.print(f"[bold red]dropped[/] {in_words(reason)}")
+    print_caption(row_of(dataset, CAPTIONS, clip), console)
+
+
+def print_caption(row: dict[str, Any] | None, console: Console) -> None:
+    """The dense caption, what made it, and what the lint objects to."""
+    if row is None:
+        return
+    by = f"{row['model']}, prompt {row['prompt'][:8]}, {row['frames']} pictures of {row['width']}x{row['height']}"
+    console.print(f"\n[bold]caption[/]  {escape(by)}", soft_wrap=True)
+    console.print(row["long"], markup=False, soft_wrap=True)
+    for flag in row["flags"]:
+        console.print(f"[yellow]{escape(flag['kind'])}[/] {escape(flag['found'])} ({escape(flag['field'])})")
 
 
 def score_card(chain: list[Filter], policy: Policy, row: dict[str, Any], *, wide: bool) -> Grid:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from captioning.screen import screen
 from curation.layout import CLIPS, FAILURES, PICTURES, POSTERS, clips_of, read, rows_of, save, table
 from curation.recipe import Recipe
 from curation.shots import Posters, ShotSplitter
@@ -17,7 +18,7 @@ from dataset.media import Counters, MediaError
 from dataset.records import Clip, Failure, MediaFacts, make_clip_id
 from dataset.scan import probe, scan
 from dataset.tables import part_name
-from filters.caption import Caption, mentions_person
+from filters.caption import Caption
 
 SOURCE_LIMIT = 3600.0  # seconds to look through one source; a film takes minutes
 SOURCES_PER_PART = 128
@@ -35,7 +36,8 @@ def look(recipe: Recipe) -> Callable[[Item], Iterator[Found | str]]:
     def handle(item: Item) -> Iterator[Found | str]:
         with local_copy(item.uri) as path:
             yield "fetched"
-            if screens and item.caption and not mentions_person(item.caption):
+            said = screen(item.caption) if screens and item.caption else None
+            if said and not said.keep:
                 yield uncut(item, path)
             else:
                 yield cut(item, path, recipe)

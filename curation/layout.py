@@ -10,6 +10,7 @@ from dataset.records import Clip, Failure, MediaFacts, Verdict
 from dataset.tables import Table, in_threads
 
 CLIPS, SCORES, VERDICTS, TRACKS, FAILURES = "clips", "scores", "verdicts", "tracks", "failures"
+CAPTIONS = "captions"
 POSTERS, THUMBS = "posters", "thumbs"  # pictures: one frame of every clip; three with the tracks drawn in, if measured
 
 ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -42,7 +43,31 @@ def schema_of(model: type[BaseModel]) -> pa.Schema:
     return pa.schema([(n, NESTED.get(n) or arrow_type(f.annotation)) for n, f in model.model_fields.items()])
 
 
-SCHEMAS = {CLIPS: schema_of(Clip), FAILURES: schema_of(Failure), VERDICTS: schema_of(Verdict)}
+FLAG = pa.struct([("kind", pa.string()), ("field", pa.string()), ("found", pa.string())])
+CAPTION = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("short", pa.string()),  # prose, in three lengths
+        ("medium", pa.string()),
+        ("long", pa.string()),
+        ("structured", pa.string()),  # JSON of captioning.schema.Caption
+        ("flags", pa.list_(FLAG)),  # what the lint objects to after a second try
+        ("content", pa.string()),  # digest of the words above: shards that carry other words are packed again
+        ("question", pa.string()),  # digest of prompt, model and sight: captions that would be asked for differently
+        ("prompt", pa.string()),  # digest of instruction, examples and schema
+        ("model", pa.string()),
+        ("frames", pa.int64()),  # what the model saw
+        ("rate", pa.float64()),  # pictures a second
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("marked", pa.bool_()),
+        ("tries", pa.int64()),  # answers that were asked for
+        ("prompt_tokens", pa.int64()),  # of all tries
+        ("completion_tokens", pa.int64()),
+        ("seconds", pa.float64()),
+    ]
+)
+SCHEMAS = {CLIPS: schema_of(Clip), FAILURES: schema_of(Failure), VERDICTS: schema_of(Verdict), CAPTIONS: CAPTION}
 PICTURES = pa.schema([("clip_id", pa.string()), ("jpeg", pa.binary())])
 
 

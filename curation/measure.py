@@ -191,12 +191,4 @@ def failed(job: Job, error: str, remedy: str, *, transient: bool = False) -> Job
 
 def failure(job: Job) -> Failure:
     assert job.error
-    return Failure(
-        key=job.clip.clip_id,
-        source=job.clip.source,
-        clip_id=job.clip.clip_id,
-        stage="measure",
-        error=job.error,
-        remedy=job.remedy,
-        transient=job.transient,
-    )
+    return Failure.of_clip(job.clip, "measure", job.error, job.remedy, transient=job.transient)

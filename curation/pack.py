@@ -1,6 +1,7 @@
 """Pack: kept clips -> WebDataset shards with an index."""
 
 import json
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,14 +10,28 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.layout import CLIPS, FAILURES, SCORES, TRACKS, VERDICTS, homes, read, rows_of, save, stored_rows, table
+from captioning.render import LENGTHS
+from curation.layout import (
+    CAPTIONS,
+    CLIPS,
+    FAILURES,
+    SCORES,
+    TRACKS,
+    VERDICTS,
+    homes,
+    read,
+    rows_of,
+    save,
+    stored_rows,
+    table,
+)
 from curation.recipe import Recipe
 from curation.sources import FetchError, local_copy
 from dataset.cut import Cut, cut_clip
 from dataset.isolate import Child, ChildDied, ChildHung
 from dataset.media import MediaError
 from dataset.records import Clip, Failure
-from dataset.shards import Sample, make_shard
+from dataset.shards import Sample, make_shard, read_samples
 from dataset.tables import part_name, to_parquet, write_atomically
 from dataset.tracks import Tracks
 
@@ -31,6 +46,7 @@ INDEX = pa.schema(
         ("height", pa.int64()),
         ("fps", pa.float64()),
         ("tokens", pa.int64()),
+        ("caption", pa.string()),  # digest of the dense caption in it; null: none
     ]
 )
 MODEL_FPS, LATENT_STRIDE, PATCH = 16, 4, 16  # frames a second, frames and pixels per token of the model
@@ -65,6 +81,8 @@ class Shard:
     clips: list[str]  # ids
     homes: list[str]  # parts of `clips/`
     parts: list[str]  # parts of `scores/` and `tracks/`
+    captions: list[str]  # parts of `captions/`
+    again: bool = False  # the shard is there, with the same clips and other captions
 
     @property
     def name(self) -> str:
@@ -85,42 +103,66 @@ class PackWorker:
     def __call__(self, shard: Shard) -> dict[str, int]:
         clips = stored_rows(self.dataset, CLIPS, shard.homes, shard.clips)
         scores, tracks = (stored_rows(self.dataset, name, shard.parts, shard.clips) for name in (SCORES, TRACKS))
+        captions = stored_rows(self.dataset, CAPTIONS, shard.captions, shard.clips)
+        there = self.packed(shard) if shard.again else {}
         samples, packed, failures = [], [], []
         for clip in (Clip.model_validate(clips[i]) for i in shard.clips):
-            cut = self.cut(clip)
+            cut = there.get(clip.clip_id) or self.cut(clip)
             if isinstance(cut, Failure):
                 failures.append(cut)
                 continue
-            packed.append((clip, cut))
-            samples.append(sample_of(clip, cut.video, scores[clip.clip_id], tracks.get(clip.clip_id)))
+            caption = captions.get(clip.clip_id)
+            packed.append((clip, cut, caption))
+            samples.append(sample_of(clip, cut.video, scores[clip.clip_id], tracks.get(clip.clip_id), caption))
         name = part_name(["pack", *shard.clips])
         save(table(self.dataset, FAILURES), rows_of(FAILURES, failures), name)
         if samples:
             data, offsets = make_shard(samples)
             folder = f"{self.dataset}/{SHARDS}"
             write_atomically(folder, shard.name, data)
-            rows = [index_row(clip, cut, shard.name, offsets[clip.clip_id]) for clip, cut in packed]
+            rows = [index_row(clip, cut, shard.name, offsets[clip.clip_id], caption) for clip, cut, caption in packed]
             index = pa.Table.from_pylist(rows, schema=INDEX)
             write_atomically(folder, index_name(shard.name), to_parquet(index))
         return {"done": len(shard.clips), "failed": len(failures)}
+
+    def packed(self, shard: Shard) -> dict[str, Cut]:
+        """The clips of a shard as they were cut, so that only the words beside them change; damaged: those before."""
+        folder, cuts = f"{self.dataset}/{SHARDS}", {}
+        with fsspec.open(f"{folder}/{index_name(shard.name)}", "rb") as f:
+            sizes = {row["clip_id"]: (row["width"], row["height"]) for row in pq.read_table(f).to_pylist()}
+        try:
+            for sample in read_samples(f"{folder}/{shard.name}"):
+                if "mp4" in sample.files and sample.key in sizes:
+                    cuts[sample.key] = Cut(sample.files["mp4"], *sizes[sample.key])
+        except (OSError, tarfile.TarError):
+            pass
+        return cuts
 
     def cut(self, clip: Clip) -> Cut | Failure:
         try:
             return self.child.answer(clip, first=self.recipe.fetch_limit, later=self.recipe.time_limit)
         except MediaError as e:
-            return failure(clip, str(e), e.remedy, transient=isinstance(e, FetchError))
+            return Failure.of_clip(clip, "pack", str(e), e.remedy, transient=isinstance(e, FetchError))
         except ChildHung:
-            return failure(clip, "cutting it did not end in time", "re-encode the source")
+            return Failure.of_clip(clip, "pack", "cutting it did not end in time", "re-encode the source")
         except ChildDied as e:
             error = f"cutting it ended its worker ({e})"
-            return failure(clip, error, "re-encode the source", transient=e.from_outside)
+            return Failure.of_clip(clip, "pack", error, "re-encode the source", transient=e.from_outside)
 
 
-def sample_of(clip: Clip, video: bytes, row: dict[str, Any], tracks: dict[str, Any] | None) -> Sample:
+def sample_of(
+    clip: Clip,
+    video: bytes,
+    row: dict[str, Any],
+    tracks: dict[str, Any] | None,
+    caption: dict[str, Any] | None,
+) -> Sample:
+    """`caption` is the text to train on where only one is wanted: the long dense caption, else the source's own."""
     measured = {name: value for name, value in row.items() if isinstance(value, dict)}
     facts = {
         "clip_id": clip.clip_id,
-        "caption": clip.caption,
+        "caption": caption["long"] if caption else clip.caption,
+        "source_caption": clip.caption,
         "seconds": clip.seconds,
         "source": clip.source,
         "source_id": clip.source_id,
@@ -130,13 +172,18 @@ def sample_of(clip: Clip, video: bytes, row: dict[str, Any], tracks: dict[str, A
         "scores": measured,
         "versions": dict(row["versions"]),
     }
+    if caption:
+        facts["captions"] = {length: caption[length] for length in LENGTHS}
+        facts["structured_caption"] = json.loads(caption["structured"])
+        facts["caption_flags"] = caption["flags"]
+        facts["caption_by"] = {"model": caption["model"], "prompt": caption["prompt"]}
     files = {"mp4": video, "json": json.dumps(facts, ensure_ascii=False, sort_keys=True).encode()}
     if tracks:
         files["pose.npz"] = Tracks.from_row(tracks).to_npz_bytes()
     return Sample(clip.clip_id, files)
 
 
-def index_row(clip: Clip, cut: Cut, shard: str, offset: int) -> dict[str, Any]:
+def index_row(clip: Clip, cut: Cut, shard: str, offset: int, caption: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "clip_id": clip.clip_id,
         "shard": shard,
@@ -146,23 +193,12 @@ def index_row(clip: Clip, cut: Cut, shard: str, offset: int) -> dict[str, Any]:
         "height": cut.height,
         "fps": clip.media.fps,
         "tokens": tokens(clip.seconds, cut.width, cut.height),
+        "caption": caption["content"] if caption else None,
     }
 
 
 def index_name(shard: str) -> str:
     return f"{shard.removesuffix('.tar')}.index.parquet"
-
-
-def failure(clip: Clip, error: str, remedy: str, *, transient: bool = False) -> Failure:
-    return Failure(
-        key=clip.clip_id,
-        source=clip.source,
-        clip_id=clip.clip_id,
-        stage="pack",
-        error=error,
-        remedy=remedy,
-        transient=transient,
-    )
 
 
 # ---------------------------------------------------------------- the driver
@@ -184,22 +220,48 @@ def plan(dataset: str, recipe: Recipe) -> Plan:
     """
     verdicts = read(dataset, VERDICTS, ["clip_id", "keep"])
     kept = set(verdicts.filter(verdicts["keep"])["clip_id"].to_pylist())
-    wanted = kept - set(read(dataset, FAILURES, ["key"])["key"].to_pylist())
+    wanted = kept - failed(dataset)
     packed = read_shards(dataset)
-    good = {name: ids for name, ids in packed.items() if ids <= wanted}
+    good = {name: held for name, held in packed.items() if held.keys() <= wanted}
     todo = sorted(wanted - set().union(*good.values()))
-    where, scored = (homes(dataset, CLIPS), homes(dataset, SCORES)) if todo else ({}, {})
+    words = contents(dataset)
+    other = {name: sorted(held) for name, held in good.items() if any(words.get(i) != has for i, has in held.items())}
     free = (n for n in range(len(good) + len(todo) + 1) if f"{n:06d}.tar" not in good)
-    shards = []
-    for start in range(0, len(todo), recipe.shard_clips):
-        ids = todo[start : start + recipe.shard_clips]
-        shards.append(Shard(next(free), ids, sorted({where[i] for i in ids}), sorted({scored[i] for i in ids})))
+    new = [todo[start : start + recipe.shard_clips] for start in range(0, len(todo), recipe.shard_clips)]
+    laid = [(next(free), ids, False) for ids in new] + [(shard_number(name), ids, True) for name, ids in other.items()]
+    where, scored, told = (homes(dataset, name) if laid else {} for name in (CLIPS, SCORES, CAPTIONS))
+
+    def task(number: int, ids: list[str], *, again: bool) -> Shard:
+        captions = sorted({told[i] for i in ids if i in told})
+        return Shard(number, ids, sorted({where[i] for i in ids}), sorted({scored[i] for i in ids}), captions, again)
+
+    shards = [task(number, ids, again=again) for number, ids, again in laid]
     return Plan(shards, sorted(set(packed) - set(good) - {s.name for s in shards}))
 
 
-def read_shards(dataset: str) -> dict[str, set[str]]:
-    """Shard name -> ids of its clips, for the shards that are whole."""
-    return {rows["shard"][0].as_py(): set(rows["clip_id"].to_pylist()) for rows in shard_indexes(dataset)}
+def failed(dataset: str) -> set[str]:
+    """Clips that can't be packed. One that only has no caption can."""
+    rows = read(dataset, FAILURES, ["key", "stage"])
+    return {row["key"] for row in rows.to_pylist() if row["stage"] != "caption"}
+
+
+def contents(dataset: str) -> dict[str, str]:
+    """Clip id -> digest of its dense caption."""
+    rows = read(dataset, CAPTIONS, ["clip_id", "content"])
+    return dict(zip(rows["clip_id"].to_pylist(), rows["content"].to_pylist(), strict=True))
+
+
+def shard_number(name: str) -> int:
+    return int(name.removesuffix(".tar"))
+
+
+def read_shards(dataset: str) -> dict[str, dict[str, str | None]]:
+    """Shard name -> its clips and the digests of their captions, for the shards that are whole."""
+    found = {}
+    for rows in shard_indexes(dataset):
+        captions = rows["caption"].to_pylist() if "caption" in rows.column_names else [None] * len(rows)
+        found[rows["shard"][0].as_py()] = dict(zip(rows["clip_id"].to_pylist(), captions, strict=True))
+    return found
 
 
 def shard_indexes(dataset: str) -> Iterator[pa.Table]:
@@ -216,6 +278,8 @@ def finish(dataset: str, remove: list[str]) -> int:
         for name in (index_name(shard), shard):
             if fs.exists(f"{path}/{name}"):
                 fs.rm_file(f"{path}/{name}")
-    index = pa.concat_tables([INDEX.empty_table(), *shard_indexes(dataset)]).sort_by("clip_id")
+    index = pa.concat_tables([INDEX.empty_table(), *shard_indexes(dataset)], promote_options="default").sort_by(
+        "clip_id"
+    )
     write_atomically(f"{dataset}/{SHARDS}", "index.parquet", to_parquet(index))
     return index.num_rows

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 import filters as shipped
+from captioning.settings import Captioning
 from curation.config import find
 from dataset.config import load, parse, suggest
 from dataset.errors import RunError, UsageError
@@ -49,6 +50,7 @@ class Recipe(Setting):
     filters: list[str | dict[str, dict[str, Any]]] = Field(min_length=1)
     policy: str = "embedded"
     shots: Shots = Shots()
+    captioning: Captioning = Captioning()
     cascade: bool = True  # stop a clip at the first hard rule it breaks
     time_limit: float = Field(120.0, gt=0)  # seconds a clip may take before it is given up
     fetch_limit: float = Field(600.0, gt=0)  # seconds a download may take

@@ -1,16 +1,22 @@
 """`s2v curate`: the stages one after the other, each doing only what is not done yet."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from typing import Any
 
+import pyarrow.compute as pc
 import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from curation import ingest, measure, pack
+from captioning.client import key_from_environment
+from captioning.frames import Sight
+from captioning.preflight import preflight
+from captioning.settings import Captioning
+from curation import caption, ingest, measure, pack
 from curation.layout import FAILURES, save, table
 from curation.policy import Policy, load_policy
 from curation.recipe import Recipe, absolute, ensure_weights, load_recipe
@@ -21,7 +27,8 @@ from curation.sources import expand
 from curation.status import status
 from curation.stored import NotADataset
 from curation.stored import settings as stored_settings
-from dataset.errors import RunError
+from dataset.config import parse
+from dataset.errors import RunError, UsageError
 from dataset.progress import progress
 from dataset.stage import Resources, run_tasks, start_ray, worker_count
 from dataset.tables import write_atomically
@@ -41,11 +48,13 @@ class Settings:
     retry_failed: bool = False
 
 
-def settle(sources: list[str], dataset: str, recipe: str, policy: str) -> Settings:
+def settle(sources: list[str], dataset: str, recipe: str, policy: str, servers: Sequence[str] = ()) -> Settings:
     """Settings from what the user typed; what was left out is taken from the dataset, if there is one already."""
     chosen = load_recipe(recipe) if recipe else stored_recipe(dataset) or load_recipe("embedded")
     if policy:
         chosen = chosen.model_copy(update={"policy": absolute(policy)})
+    if servers:
+        chosen = chosen.model_copy(update={"captioning": changed(chosen.captioning, {"servers": servers})})
     place = dataset if "://" in dataset else os.path.abspath(dataset)  # workers may stand in another directory
     return Settings(sources, place, chosen, load_policy(chosen.policy))
 
@@ -77,8 +86,59 @@ def curate(settings: Settings, console: Console) -> None:
     run_stage("Measure", "clips", make, parts, total, resources, console)
 
     select(dataset, policy, [f.name() for f in chain])
+    if recipe.captioning.servers:
+        caption_clips(dataset, recipe, console)
+    pack_clips(dataset, recipe, console)
+
+
+def caption_dataset(
+    dataset: str, changes: dict[str, Any], console: Console, *, address: str | None, again: bool, retry_failed: bool
+) -> None:
+    """`s2v caption`: caption the kept clips of a dataset, and put the captions into its shards."""
+    recipe = stored_settings(dataset)[0]
+    recipe = recipe.model_copy(update={"captioning": changed(recipe.captioning, changes)})
+    if not recipe.captioning.servers:
+        raise UsageError("No caption server: name one with --server http://HOST:8000. `s2v caption serve` starts one.")
+    start_ray(address)
+    forget_failures(dataset, everything=retry_failed, stage="caption")
+    caption_clips(dataset, recipe, console, again=again)
+    pack_clips(dataset, recipe, console)
+
+
+def changed(settings: Captioning, changes: dict[str, Any]) -> Captioning:
+    """Settings with what the user typed; those of `sight` may be named like the others."""
+    sight = {name: value for name, value in changes.items() if name in Sight.model_fields}
+    rest = {name: value for name, value in changes.items() if name not in sight}
+    data = settings.model_dump() | rest | {"sight": settings.sight.model_dump() | sight}
+    return parse(Captioning, data, "captioning")
+
+
+def caption_clips(dataset: str, recipe: Recipe, console: Console, *, again: bool = False) -> None:
+    """The stage between select and pack. again: make captions that answer another question again, too."""
+    settings = recipe.captioning
+    if not again and not caption.plan(dataset, 1):
+        console.print("[bold]Caption [/] nothing to do")
+        return
+    key = key_from_environment()
+    ready = preflight(settings, key)
+    for url in ready.down:
+        console.print(f"[yellow]{escape(url)} does not answer[/]: the others do its work until it does.")
+    slots = settings.concurrency * len(settings.servers)
+    resources = Resources(recipe.cpus, most=slots, tasks=2)
+    asked = caption.question(settings, ready.model)
+    parts = caption.plan(dataset, worker_count(resources), again=asked if again else None)
+    limit = ceil(settings.concurrency / max(1, min(worker_count(resources), len(parts))))
+    make = partial(caption.CaptionWorker, dataset, recipe, ready.model, limit, key)
+    run_stage("Caption", "clips", make, parts, sum(len(p.clips) for p in parts), resources, console)
+    if others := caption.others(dataset, asked):
+        console.print(f"         {others:,} captions answer another prompt, model or sight: --again makes them again")
+
+
+def pack_clips(dataset: str, recipe: Recipe, console: Console) -> None:
+    """The last stage, and what there is to look at afterwards."""
     plan = pack.plan(dataset, recipe)
     total = sum(len(s.clips) for s in plan.write)
+    resources = Resources(recipe.cpus, recipe.gpus)
     run_stage("Pack", "clips", partial(pack.PackWorker, dataset, recipe), plan.write, total, resources, console)
     pack.finish(dataset, plan.remove)
     status(dataset, console)
@@ -119,14 +179,16 @@ def write_settings(dataset: str, recipe: Recipe, policy: Policy) -> None:
             raise RunError(f"Can't write to {dataset}: {e.strerror or e}. Choose another --out, or free space.") from e
 
 
-def forget_failures(dataset: str, *, everything: bool) -> None:
-    """Remove the failures that this run tries again: the transient ones, or all."""
+def forget_failures(dataset: str, *, everything: bool, stage: str | None = None) -> None:
+    """Remove the failures (of one stage) that this run tries again: the transient ones, or all."""
     failures = table(dataset, FAILURES)
     for name in failures.parts():
         rows = failures.read_part(name)
-        lasting = rows.filter(~rows["transient"].to_numpy()) if not everything else rows.slice(0, 0)
-        if lasting.num_rows < rows.num_rows:
-            save(failures, lasting, name)
+        again = rows["transient"].to_numpy() | everything
+        if stage:
+            again &= pc.equal(rows["stage"], stage).to_numpy()
+        if again.any():
+            save(failures, rows.filter(~again), name)
 
 
 def run_stage(

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from curation.layout import CLIPS, FAILURES, SCORES, VERDICTS, read
+from curation.layout import CAPTIONS, CLIPS, FAILURES, SCORES, VERDICTS, read
 from curation.pack import SHARDS
 from curation.stored import settings
 
@@ -44,6 +44,9 @@ def status(dataset: str, console: Console) -> None:
         line("  not measured", unjudged, (pc.sum(seconds).as_py() or 0.0) - (pc.sum(rows["seconds"]).as_py() or 0.0))
     kept = rows.filter(rows["keep"])
     line("kept", kept.num_rows, pc.sum(kept["seconds"]).as_py() or 0.0, "bold green")
+    captioned = kept.join(read(dataset, CAPTIONS, ["clip_id"]), "clip_id", join_type="inner")
+    if captioned.num_rows:
+        line("captioned", captioned.num_rows, pc.sum(captioned["seconds"]).as_py(), "green")
     line("packed", *packed(dataset), "green")
     console.print(grid)
     print_cost(dataset, console)

@@ -21,7 +21,6 @@ class Cut:
     """A clip by itself: an mp4, and the size of its pictures in pixels."""
 
     video: bytes
-    frames: int
     width: int
     height: int
 
@@ -42,7 +41,7 @@ def cut_clip(path: str, start: float, end: float) -> Cut:
             size = (target.streams.video[0].width, target.streams.video[0].height) if count else (0, 0)
     if not count:
         raise MediaError(f"no frame between {start:.2f} and {end:.2f} s", "the source has changed; curate it again")
-    return Cut(out.getvalue(), count, *size)
+    return Cut(out.getvalue(), *size)
 
 
 def span_frames(source: Source, start: float, end: float) -> Iterator[tuple[float, Any]]:

@@ -61,11 +61,16 @@ class Counters:
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """One span of a source. `span_frames` counts the frames that lie in it: the yardstick for `Counters.decoded`."""
+    """One span of a source.
+
+    span_frames: frames that lie in it, the yardstick for `Counters.decoded`.
+    until: seconds of it at which the last frame lies; its whole length where the source goes on behind it.
+    """
 
     batches: dict[Frames, FrameBatch]
     audio: np.ndarray | None  # (samples,) float32 mono at AUDIO_RATE; None: no audio stream
     span_frames: int
+    until: float
 
 
 class Opened:
@@ -249,14 +254,15 @@ def read_clips(
                 source.seek(start, source.video)
                 stream, pending = source.frames(), None
             samplers = [Sampler(need) for need in needs]
-            count = 0
+            count, until = 0, 0.0
             while pending is not None or (pending := next(stream, None)) is not None:
                 time, frame = pending
                 if time >= end - 1e-4:
+                    until = end - start
                     break
                 pending = None
                 if time >= start - 1e-4:
-                    count += 1
+                    count, until = count + 1, time - start
                     sample_frame(frame, max(0.0, time - start), samplers, painters)
             if not count:
                 raise MediaError(
@@ -264,7 +270,7 @@ def read_clips(
                     "the file is damaged or has changed since it was ingested; replace it and curate again",
                 )
             piece = None if sound is None else cut_audio(sound, start - spans[0][0], end - start)
-            yield DecodedClip({s.need: s.batch() for s in samplers}, piece, count)
+            yield DecodedClip({s.need: s.batch() for s in samplers}, piece, count, until)
 
 
 def sample_frame(frame: Any, time: float, samplers: list[Sampler], painters: dict[int | None, Painter]) -> None:

@@ -53,10 +53,23 @@ class Failure(Record):
     key: str  # clip_id, or the source where no clip exists yet
     source: str
     clip_id: str | None = None
-    stage: str  # ingest | measure | pack
+    stage: str  # ingest | measure | caption | pack
     error: str
     remedy: str
     transient: bool = False  # worth another try on the next run (network, disk, killed worker)
+
+    @classmethod
+    def of_clip(cls, clip: Clip, stage: str, error: str, remedy: str, *, transient: bool = False) -> "Failure":
+        """What happened to one clip."""
+        return cls(
+            key=clip.clip_id,
+            source=clip.source,
+            clip_id=clip.clip_id,
+            stage=stage,
+            error=error,
+            remedy=remedy,
+            transient=transient,
+        )
 
 
 class Reason(Record):

@@ -23,10 +23,12 @@ Worker = Callable[[Any], dict[str, int]]  # one task -> what it did
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one worker."""
+    """Of one worker. most: workers; None: as many as fit. tasks: what a worker does at a time, in threads."""
 
     cpus: float = 1.0
     gpus: float = 0.0
+    most: int | None = None
+    tasks: int = 1
 
 
 def start_ray(address: str | None = None, *, dashboard: bool = False) -> None:
@@ -68,7 +70,7 @@ def worker_count(resources: Resources) -> int:
     total = ray.cluster_resources()
     by_cpu = int(total.get("CPU", 1) / resources.cpus)
     by_gpu = int(total.get("GPU", 0) / resources.gpus) if resources.gpus else by_cpu
-    return max(1, min(by_cpu, by_gpu))
+    return max(1, min(by_cpu, by_gpu, resources.most or by_cpu))
 
 
 class Call:
@@ -88,6 +90,8 @@ class Call:
             if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
                 return traceback.format_exc()
             return f"the dataset can't be written: {e.strerror}. Free space, or check the permissions."
+        except RunError as e:
+            return str(e)
         except Exception:
             return traceback.format_exc()
 
@@ -106,7 +110,12 @@ def run_tasks(make: Callable[[], Worker], tasks: Sequence[Any], resources: Resou
         Call,
         fn_constructor_args=(make,),
         batch_size=1,
-        compute=ActorPoolStrategy(min_size=1, max_size=min(worker_count(resources), len(tasks))),
+        compute=ActorPoolStrategy(
+            min_size=1,
+            max_size=min(worker_count(resources), len(tasks)),
+            max_concurrent_calls_per_actor=resources.tasks,
+            enable_true_multi_threading=resources.tasks > 1,
+        ),
         num_cpus=resources.cpus,
         num_gpus=resources.gpus or None,
     )

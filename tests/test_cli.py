@@ -8,7 +8,7 @@ import pytest
 
 import cli
 
-COMMANDS = ["curate", "select", "report", "status", "explain", "render-pose", "doctor"]
+COMMANDS = ["curate", "select", "report", "status", "explain", "render-pose", "doctor", "caption"]
 COMMANDS += ["generate", "lipsync", "convert", "info", "plan", "encode", "train", "export"]
 
 
@@ -21,7 +21,9 @@ def test_help_names_every_command_and_is_quick():
     code, text = run("--help")
     assert code == 0
     assert all(command in text for command in COMMANDS)
-    heavy = "import sys, cli; print([m for m in ('ray', 'cv2', 'av', 'pyarrow', 'torch') if m in sys.modules])"
+    heavy = (
+        "import sys, cli; print([m for m in ('ray', 'cv2', 'av', 'pyarrow', 'torch', 'aiohttp') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True).stdout.strip() == "[]"
 
 

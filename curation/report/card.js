@@ -55,7 +55,10 @@ function cardFacts(row, values) {
     add('video', `${media.get('width')} × ${media.get('height')}, ${short(media.get('fps'))} fps, ${[video, pixels].filter(Boolean).join(' ')}`);
     add('audio', audio ?? 'none');
   }
-  if (basics.captions[row]) add('caption', foreign(basics.captions[row]));
+  if (basics.captions[row]) add('source caption', foreign(basics.captions[row]));
+  const [prose, objections] = basics.dense[row] ?? [];
+  if (prose) add('caption', foreign(prose));
+  if (objections?.length) add('lint', foreign(objections.join('; ')));
   add('clip', el('code', {}, basics.ids[row]));
   return list;
 }

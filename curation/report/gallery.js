@@ -102,7 +102,8 @@ function sourcesWith(query) {
 }
 
 function captionHas(row) {
-  return lab.basics.captions[row]?.toLowerCase().includes(gallery.query);
+  const {captions, dense} = lab.basics;
+  return [captions[row], dense[row]?.[0]].some(text => text?.toLowerCase().includes(gallery.query));
 }
 
 function ordered(rows) {

@@ -9,11 +9,12 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from curation.policy import Rule
 from curation.report.facts import media_facts
@@ -21,7 +22,7 @@ from curation.report.rows import Rows, column
 
 HERE = Path(__file__).parent
 SCRIPTS = ("data", "format", "judge", "head", "histogram", "lab", "scores", "gallery", "card", "rest", "main")
-CAPTION = 600  # characters of a source caption that the page carries
+CAPTION, DENSE = 600, 2400  # characters of a source's caption and of a dense one that the page carries
 ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
@@ -35,7 +36,7 @@ def render(facts: dict[str, Any], rows: Rows, rules: Sequence[Rule], pictures: M
         "style": style,
         "script": script,
         "facts": to_json({**facts, "formats": media["formats"]}),
-        "columns": to_json(columns(rows, rules, media["numbers"])),
+        "columns": to_json(columns(rows, rules, media["numbers"], pictures)),
         "pictures": to_json({str(row): picture for row, picture in pictures.items()}),
     }
     template = (HERE / "template.html").read_text()
@@ -63,12 +64,14 @@ def to_json(value: Any) -> str:
 # ---------------------------------------------------------------- columns
 
 
-def columns(rows: Rows, rules: Sequence[Rule], media: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def columns(
+    rows: Rows, rules: Sequence[Rule], media: Mapping[str, np.ndarray], pictures: Collection[int]
+) -> dict[str, Any]:
     """Per-clip data, each column packed on its own so that the browser unpacks only what it shows."""
     thresholds = {rule.score: [r.threshold for r in rules if r.score == rule.score] for rule in rules}
     start = np.asarray(column(rows.clips, "start"), dtype=float)
     return {
-        "text": pack(json.dumps(texts(rows)).encode()),
+        "text": pack(json.dumps(texts(rows, pictures)).encode()),
         "state": pack(rows.state.tobytes()),
         "start": floats(start),
         "seconds": floats(rows.seconds),
@@ -79,20 +82,28 @@ def columns(rows: Rows, rules: Sequence[Rule], media: Mapping[str, np.ndarray]) 
     }
 
 
-def texts(rows: Rows) -> dict[str, Any]:
-    """Ids, sources (each once) and captions."""
+def texts(rows: Rows, pictures: Collection[int]) -> dict[str, Any]:
+    """Ids, sources (each once) and captions; dense ones with the lint's objections, of clips whose picture is here."""
     sources = column(rows.clips, "source").dictionary_encode()
     captions = column(rows.clips, "caption").to_pylist()
+    shown = sorted(pictures)
+    told = rows.captions.take(pa.array(shown, pa.int64())).to_pylist()
     return {
         "ids": column(rows.clips, "clip_id").to_pylist(),
         "sources": sources.dictionary.to_pylist(),
         "source": sources.indices.to_pylist(),
-        "captions": {i: shorten(text) for i, text in enumerate(captions) if text},
+        "captions": {i: shorten(text, CAPTION) for i, text in enumerate(captions) if text},
+        "dense": {i: dense(row) for i, row in zip(shown, told, strict=True) if row["clip_id"]},
     }
 
 
-def shorten(text: str) -> str:
-    return text if len(text) <= CAPTION else text[: CAPTION - 1] + "…"
+def dense(row: Mapping[str, Any]) -> list[Any]:
+    """[prose, objections]."""
+    return [shorten(row["long"], DENSE), [f"{flag['kind']}: {flag['found']}" for flag in row["flags"]]]
+
+
+def shorten(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def pack(data: bytes) -> str:

@@ -33,6 +33,7 @@ class Rows:
     verdicts: "Verdicts"
     failures: pa.Table
     packed: np.ndarray  # seconds of each clip in the shards
+    captions: pa.Table  # the dense captions: long, flags
     missing: list[str] = field(default_factory=list)  # tables without rows
 
     def __len__(self) -> int:
@@ -70,6 +71,7 @@ def read_rows(dataset: str, chain: Sequence[str]) -> Rows:
         verdicts=read_verdicts(align(clips, verdicts), order),
         failures=failures,
         packed=read_packed(dataset),
+        captions=align(clips, layout.read(dataset, layout.CAPTIONS, ["clip_id", "long", "flags"])),
         missing=missing,
     )
 

@@ -29,7 +29,7 @@ def test_a_cut_clip_keeps_pictures_and_sound_in_step(tmp_path):
     source = write_video(tmp_path / "a.mp4", 6, sound=clicks(6), gop=100)
     cut = cut_clip(str(source), 2.0, 5.0)
     times, brightness, sound = play(cut.video)
-    assert cut.frames == len(times) == 75
+    assert len(times) == 75
     assert (cut.width, cut.height) == (128, 96)
     assert times == pytest.approx([i / 25 for i in range(75)], abs=0.002)
     assert brightness[0] == pytest.approx(40, abs=2.5)

@@ -1,0 +1,257 @@
+"""Caption: kept clips -> captions. A child process reads their pictures, servers are asked about many at a time."""
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from math import ceil
+from threading import Lock
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from captioning import prompt
+from captioning.client import Captioned, Key, Refused
+from captioning.desk import Desk
+from captioning.frames import Frames, Sight, read_frames
+from captioning.lint import Facts
+from captioning.render import render
+from captioning.settings import Captioning
+from curation.layout import (
+    CAPTION,
+    CAPTIONS,
+    CLIPS,
+    FAILURES,
+    SCORES,
+    TRACKS,
+    VERDICTS,
+    homes,
+    read,
+    rows_of,
+    save,
+    stored_rows,
+    table,
+)
+from curation.measure import chunks_of_source
+from curation.recipe import Recipe
+from curation.sources import FetchError, local_copy
+from dataset.isolate import Child, ChildDied, ChildHung
+from dataset.media import MediaError
+from dataset.records import Clip, Failure
+from dataset.tables import part_name, short_hash
+from dataset.tracks import Tracks
+
+CLIPS_PER_PART = 32  # a caption takes seconds of a large GPU: little is lost with a worker
+
+Wanted = tuple[Clip, dict[str, Any] | None]  # a clip, and its row of `tracks/` if somebody is to be marked
+
+
+# ---------------------------------------------------------------- the child: the clips of one source
+
+
+def reader(sight: Sight) -> Callable[[tuple[str, list[Wanted]]], Iterator[Frames | Failure | str]]:
+    def handle(request: tuple[str, list[Wanted]]) -> Iterator[Frames | Failure | str]:
+        source, wanted = request
+        with local_copy(source) as path:
+            yield "fetched"
+            for clip, tracks in wanted:
+                try:
+                    yield read_frames(path, clip, sight, Tracks.from_row(tracks) if tracks else None)
+                except MediaError as e:
+                    yield Failure.of_clip(clip, "caption", str(e), e.remedy)
+
+    return handle
+
+
+# ---------------------------------------------------------------- the worker: one part
+
+
+@dataclass(frozen=True)
+class Part:
+    """One task: the clips of the part `name` of `captions/`, and the parts that hold their other rows."""
+
+    name: str
+    clips: list[str]  # ids
+    homes: list[str]  # parts of `clips/`
+    scores: list[str]  # parts of `scores/` and `tracks/`
+
+
+@dataclass
+class CaptionWorker:
+    """Captions parts, two at a time: while one waits for its last answers, the next one's clips are asked for.
+
+    limit: requests in flight on each server.
+    """
+
+    dataset: str
+    recipe: Recipe
+    model: str
+    limit: int
+    key: Key
+    settings: Captioning = field(init=False)
+    child: Child = field(init=False)
+    desk: Desk = field(init=False)
+    turn: Lock = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.settings = self.recipe.captioning
+        self.child = Child("curation.caption:reader", self.settings.sight)
+        self.desk = Desk(self.settings, self.model, self.limit, self.key)
+        self.turn = Lock()
+
+    def __call__(self, part: Part) -> dict[str, int]:
+        clips = stored_rows(self.dataset, CLIPS, part.homes, part.clips)
+        scores = stored_rows(self.dataset, SCORES, part.scores, part.clips)
+        marks = stored_rows(self.dataset, TRACKS, part.scores, part.clips) if self.settings.sight.mark else {}
+        wanted = [(Clip.model_validate(clips[i]), marks.get(i)) for i in part.clips]
+        wanted.sort(key=lambda w: (w[0].source, w[0].start))
+        with self.turn:
+            asked, failures, error = self.ask(wanted, scores)
+        rows: list[dict[str, Any]] = []
+        for clip, frames, future in asked:
+            try:
+                rows.append(self.row(clip, frames, future.result()))
+            except Refused as e:
+                failures.append(Failure.of_clip(clip, "caption", str(e), e.remedy, transient=e.transient))
+            except Exception as e:  # of all clips alike: what is finished is kept, then the run ends
+                error = error or e
+        self.write(part, rows, failures, whole=error is None)
+        if error:
+            raise error
+        return {"done": len(part.clips), "failed": len(failures)}
+
+    def ask(
+        self, wanted: list[Wanted], scores: dict[str, dict[str, Any]]
+    ) -> tuple[list[tuple[Clip, Frames, Future[Captioned]]], list[Failure], Exception | None]:
+        """Read every clip and hand it to the desk: what was asked, what could not be read, what ended it early."""
+        asked: list[tuple[Clip, Frames, Future[Captioned]]] = []
+        failures: list[Failure] = []
+        try:
+            for unit in chunks_of_source(wanted, lambda w: w[0].source):
+                for (clip, _), seen in zip(unit, self.read(unit), strict=True):
+                    if isinstance(seen, Failure):
+                        failures.append(seen)
+                    else:
+                        asked.append((clip, seen, self.desk.submit(seen, facts(scores[clip.clip_id]))))
+        except Exception as e:
+            return asked, failures, e
+        return asked, failures, None
+
+    def read(self, unit: list[Wanted]) -> Iterator[Frames | Failure]:
+        """The pictures of the clips of one source. Where the child ends, the others are read one by one."""
+        source, done = unit[0][0].source, 0
+        try:
+            for seen in self.child.ask((source, unit), **self.limits(source)):
+                if not isinstance(seen, str):
+                    done += 1
+                    yield seen
+        except (ChildDied, ChildHung, FetchError):
+            pass
+        for wanted in unit[done:]:
+            yield self.read_alone(wanted)
+
+    def read_alone(self, wanted: Wanted) -> Frames | Failure:
+        clip = wanted[0]
+        try:
+            return self.child.answer((clip.source, [wanted]), **self.limits(clip.source))
+        except FetchError as e:
+            return Failure.of_clip(clip, "caption", str(e), e.remedy, transient=True)
+        except ChildHung:
+            return Failure.of_clip(clip, "caption", "reading it did not end in time", "re-encode the source")
+        except ChildDied as e:
+            error = f"reading it ended its worker twice ({e})"
+            return Failure.of_clip(clip, "caption", error, "re-encode the source", transient=e.from_outside)
+
+    def limits(self, source: str) -> dict[str, float]:
+        fetch = self.recipe.fetch_limit if "://" in source else 0.0
+        return {"first": fetch + self.recipe.time_limit, "later": self.recipe.time_limit}
+
+    def row(self, clip: Clip, frames: Frames, made: Captioned) -> dict[str, Any]:
+        prose, structured = render(made.caption), prompt.compact(made.caption)
+        flags = [{"kind": f.kind, "field": f.field, "found": f.found} for f in made.flags]
+        return {
+            "clip_id": clip.clip_id,
+            **prose,
+            "structured": structured,
+            "flags": flags,
+            "content": short_hash(json.dumps([prose, structured, flags])),
+            "question": question(self.settings, self.model),
+            "prompt": prompt.digest(),
+            "model": self.model,
+            "frames": len(frames.jpegs),
+            "rate": frames.rate,
+            "width": frames.width,
+            "height": frames.height,
+            "marked": frames.marked,
+            "tries": made.tries,
+            "prompt_tokens": made.prompt_tokens,
+            "completion_tokens": made.completion_tokens,
+            "seconds": made.seconds,
+        }
+
+    def write(self, part: Part, rows: list[dict[str, Any]], failures: list[Failure], *, whole: bool) -> None:
+        """Failures first, captions last. Of a part that was cut short, a part of just the clips that were finished."""
+        ids = part.clips if whole else [row["clip_id"] for row in rows]
+        save(table(self.dataset, FAILURES), rows_of(FAILURES, failures), part_name(["caption", *part.clips]))
+        save(table(self.dataset, CAPTIONS), pa.Table.from_pylist(rows, CAPTION), part.name if whole else part_name(ids))
+
+
+def facts(row: dict[str, Any]) -> Facts:
+    """What the filters measured, out of a row of `scores/`; a recipe may lack any of them."""
+
+    def value(name: str, score: str) -> Any:
+        return (row.get(name) or {}).get(score)
+
+    return Facts(
+        people=value("pose", "people"),
+        faces=value("faces", "count"),
+        face_height=value("faces", "height"),
+        speech=value("voice", "speech"),
+        audible=value("media", "audible"),
+        background_motion=value("motion", "background"),
+    )
+
+
+def question(settings: Captioning, model: str) -> str:
+    """Digest of all that decides what a caption answers."""
+    return short_hash(json.dumps([prompt.digest(), model, settings.sight.model_dump()]))
+
+
+# ---------------------------------------------------------------- the driver: what is left to do
+
+
+def plan(dataset: str, workers: int, *, again: str | None = None) -> list[Part]:
+    """Kept clips without a caption, in new parts. again: the question that all captions must answer; parts with others
+    are made again."""
+    verdicts = read(dataset, VERDICTS, ["clip_id", "keep"])
+    kept = set(verdicts.filter(verdicts["keep"])["clip_id"].to_pylist())
+    kept -= set(read(dataset, FAILURES, ["key"])["key"].to_pylist())
+    stale = stale_parts(dataset, again, kept) if again else {}
+    todo = sorted(kept - set(read(dataset, CAPTIONS, ["clip_id"])["clip_id"].to_pylist()))
+    size = min(CLIPS_PER_PART, max(1, ceil(len(todo) / (4 * workers))))
+    new = [todo[start : start + size] for start in range(0, len(todo), size)]
+    named = stale | {part_name(ids): ids for ids in new}
+    where, scored = (homes(dataset, CLIPS), homes(dataset, SCORES)) if named else ({}, {})
+    return [
+        Part(name, ids, sorted({where[i] for i in ids}), sorted({scored[i] for i in ids}))
+        for name, ids in named.items()
+    ]
+
+
+def stale_parts(dataset: str, question: str, kept: set[str]) -> dict[str, list[str]]:
+    """Parts of `captions/` with answers to other questions, and their clips that are still kept."""
+    captions = table(dataset, CAPTIONS)
+    found = {}
+    for name in captions.parts():
+        rows = captions.read_part(name, ["clip_id", "question"])
+        ids = [i for i in rows["clip_id"].to_pylist() if i in kept]
+        if ids and set(rows["question"].to_pylist()) != {question}:
+            found[name] = ids
+    return found
+
+
+def others(dataset: str, question: str) -> int:
+    """Captions that answer another question."""
+    asked = read(dataset, CAPTIONS, ["question"])["question"]
+    return len(asked) - (pc.sum(pc.equal(asked, question)).as_py() or 0)
