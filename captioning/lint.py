@@ -42,7 +42,6 @@ class Facts:
     people: int | None = None  # tracks seen in at least a fifth of the sampled frames
     faces: float | None = None  # median number of visible faces over time
     face_height: float | None = None  # of the dominant face, share of the frame's height, median over time
-    speech: float | None = None  # share of time with a voice
     audible: float | None = None  # share of time with any sound
     background_motion: float | None = None  # median optical flow of the background, short sides a second
 
@@ -116,8 +115,8 @@ def repeated(caption: Caption) -> Iterator[Flag]:
 # ---------------------------------------------------------------- what was measured otherwise
 
 # Shares of the frame's height that the dominant face may have, uncalibrated. A face is measured from the upper forehead
-# to the chin: a ninth of an adult's height, a fifth of a toddler's. So it has 0.11 in a picture from head to feet, about
-# 0.2 from the waist up, 0.35 with the shoulders. The bounds lie well beyond, since models use the names loosely.
+# to the chin: a ninth of an adult's height, a fifth of a toddler's. So it has 0.11 in a picture from head to feet,
+# about 0.2 from the waist up, and 0.35 with the shoulders. The bounds lie well beyond: models use the names loosely.
 FACE_HEIGHTS: dict[Shot, tuple[float, float]] = {
     "extreme close-up": (0.4, inf),  # below, the head and the shoulders show
     "close-up": (0.15, inf),  # below, the waist shows

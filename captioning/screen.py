@@ -36,6 +36,13 @@ PLACED = "in|on|at|under|behind|inside|beside|against|between"
 STILL = "background|screen|poster|cover|shelf"
 
 
+# Little words of other languages in Latin letters, which aren't English ones.
+FOREIGN = re.compile(
+    r"\b(?:der|das|und|ein|eine|einem|einen|mit|auf|les|une|dans|avec|sur|pour|del|los|las|una|por|para|mientras|gli|che"
+    r"|della|nel|uma|com|nao|het|een|och|med|na|się|jest|bir|ve|yang|dengan|dan)\b"
+)
+
+
 @dataclass(frozen=True)
 class Screen:
     """What a caption says."""
@@ -58,7 +65,7 @@ def screen(caption: str) -> Screen | None:
     """
     letters = [c for c in caption if c.isalpha()]
     latin = sum(unicodedata.name(c, "").startswith("LATIN") for c in letters)
-    if not letters or latin < LATIN * len(letters):
+    if not letters or latin < LATIN * len(letters) or len(set(FOREIGN.findall(caption.lower()))) >= 2:
         return None
     text = without_unreal(plain(caption))
     return Screen(names_person(text), any(pattern.search(text) for pattern in rules().actions))

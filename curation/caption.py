@@ -207,7 +207,6 @@ def facts(row: dict[str, Any]) -> Facts:
         people=value("pose", "people"),
         faces=value("faces", "count"),
         face_height=value("faces", "height"),
-        speech=value("voice", "speech"),
         audible=value("media", "audible"),
         background_motion=value("motion", "background"),
     )

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from captioning.screen import screen
 from curation.layout import CLIPS, FAILURES, PICTURES, POSTERS, clips_of, read, rows_of, save, table
+from curation.policy import Policy
 from curation.recipe import Recipe
 from curation.shots import Posters, ShotSplitter
 from curation.sources import FetchError, Item, local_copy
@@ -30,14 +30,13 @@ SOURCES_PER_PART = 128
 Found = tuple[list[Clip], list[bytes]]  # the clips of a source in order, and a JPEG of each (none if not decoded)
 
 
-def look(recipe: Recipe) -> Callable[[Item], Iterator[Found | str]]:
-    screens = any(isinstance(f, Caption) for f in recipe.build())
+def look(recipe: Recipe, policy: Policy) -> Callable[[Item], Iterator[Found | str]]:
+    reader = next((f for f in recipe.build() if isinstance(f, Caption)), None) if recipe.cascade else None
 
     def handle(item: Item) -> Iterator[Found | str]:
         with local_copy(item.uri) as path:
             yield "fetched"
-            said = screen(item.caption) if screens and item.caption else None
-            if said and not said.keep:
+            if reader and policy.stops(reader.name(), reader.read(item.caption)):
                 yield uncut(item, path)
             else:
                 yield cut(item, path, recipe)
@@ -90,10 +89,11 @@ class IngestWorker:
 
     dataset: str
     recipe: Recipe
+    policy: Policy
     child: Child = field(init=False)
 
     def __post_init__(self) -> None:
-        self.child = Child("curation.ingest:look", self.recipe)
+        self.child = Child("curation.ingest:look", self.recipe, self.policy)
 
     def __call__(self, items: list[Item]) -> dict[str, int]:
         clips: list[Clip] = []

@@ -74,7 +74,8 @@ def curate(settings: Settings, console: Console) -> None:
 
     groups = ingest.plan(dataset, items, workers)
     total = sum(len(g) for g in groups)
-    run_stage("Ingest", "sources", partial(ingest.IngestWorker, dataset, recipe), groups, total, resources, console)
+    make_ingest = partial(ingest.IngestWorker, dataset, recipe, policy)
+    run_stage("Ingest", "sources", make_ingest, groups, total, resources, console)
     copies = ingest.drop_copies(dataset)
     if copies:
         console.print(f"  {copies} sources hold the same bytes as another one and are left out")

@@ -23,7 +23,11 @@ class Caption(Filter):
         )
 
     def measure(self, clip: ClipView) -> Scores:
-        said = screen(clip.clip.caption or "")
+        return self.read(clip.clip.caption)
+
+    def read(self, caption: str | None) -> Scores:
+        """The scores of a text, for whoever has no clip yet."""
+        said = screen(caption or "")
         if said is None:
             return self.Scores(person=None, action=None)
         return self.Scores(person=float(said.person), action=float(said.acts))

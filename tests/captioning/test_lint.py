@@ -228,10 +228,7 @@ def test_measurements_ask_for_a_second_look():
     facts = Facts(people=1, face_height=0.9, audible=0.0, background_motion=0.0)
     flags = lint(PAIR, facts)
     assert {flag.field for flag in flags} == {"subjects", "camera.shot", "camera.movement", "subjects.0.speech"}
-    assert all(
-        flag.advice.startswith("Look again") and flag.advice.count(".") - flag.advice.count("s.0") == 1
-        for flag in flags
-    )
+    assert all(flag.advice.startswith("Look again") for flag in flags)
 
 
 # ---------------------------------------------------------------- how often it is right
@@ -250,3 +247,16 @@ def test_sentences_that_the_lists_were_made_with():
     found = rates("sentences_dev.tsv")
     assert found.pop("objective") <= 0.05
     assert all(rate >= 0.9 for rate in found.values()), found
+
+
+def test_sentences_that_the_lists_were_not_made_with():
+    """Measured once, after the lists: 3 of 150 objective sentences raise an alarm; found, and called what they are, are
+    23 of 25 evaluative, 23 of 25 emotional, 18 of 25 speculative and 19 of 25 meta ones. Whoever changes the lists
+    after a look at these sentences needs new ones.
+    """
+    found = rates("sentences_held_out.tsv")
+    assert found["objective"] <= 0.04
+    assert found["evaluative"] >= 0.88
+    assert found["emotional"] >= 0.88
+    assert found["speculative"] >= 0.68
+    assert found["meta"] >= 0.72

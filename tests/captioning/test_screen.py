@@ -109,7 +109,15 @@ def test_nobody_does_anything(caption):
     assert not kept(caption)
 
 
-@pytest.mark.parametrize("caption", ["", " \n", "0042", "!?", "一个女人在说话", "امرأة تتحدث", "Женщина говорит"])
+@pytest.mark.parametrize(
+    "caption",
+    [
+        *("", " \n", "0042", "!?", "一个女人在说话", "امرأة تتحدث", "Женщина говорит"),
+        "Una mujer canta con las manos en el pelo",
+        "Eine Frau spricht mit der Kamera",
+        "Une femme chante dans le métro avec sur la tête un chapeau",
+    ],
+)
 def test_what_an_english_list_cannot_judge(caption):
     assert screen(caption) is None
     assert measured(caption) == {"person": None, "action": None}

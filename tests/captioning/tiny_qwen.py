@@ -56,7 +56,7 @@ def write_tiny_qwen(folder: Path, texts: list[str], seed: int = 0) -> Path:
 def write_tokenizer(folder: Path, texts: list[str]) -> PreTrainedTokenizerFast:
     """All 256 bytes are tokens, so that no grammar is ever without a way on."""
     tokenizer = Tokenizer(models.BPE())
-    quotes = pre_tokenizers.Split(Regex(r'[{}\[\],: ]*"'), "isolated")
+    quotes = pre_tokenizers.Split(Regex(r'[{}\[\],: ]+"'), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([quotes, pre_tokenizers.ByteLevel(False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()

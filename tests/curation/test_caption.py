@@ -58,7 +58,7 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def work_through(videos: Path, dataset: str, recipe: Recipe, policy: Policy) -> None:
     """`s2v curate`, without the seconds that Ray takes."""
     write_settings(dataset, recipe, policy)
-    ingest.IngestWorker(dataset, recipe)([Item(str(video)) for video in sorted(videos.iterdir())])
+    ingest.IngestWorker(dataset, recipe, policy)([Item(str(video)) for video in sorted(videos.iterdir())])
     for part in measure.plan(dataset, ScoreRows(recipe, policy), 1):
         measure.MeasureWorker(dataset, recipe, policy)(part)
     select(dataset, policy, ["header"])
