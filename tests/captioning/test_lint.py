@@ -11,7 +11,7 @@ from captioning.schema import Caption, Movement
 from captioning.wording import terms, wording
 
 HERE = Path(__file__).parent
-FITTING = Facts(people=1, faces=1.0, face_height=0.35, speech=0.9, audible=1.0, background_motion=0.002)
+FITTING = Facts(people=1, faces=1.0, face_height=0.35, audible=1.0, background_motion=0.002)
 
 
 def kinds(text: str) -> set[str]:
