@@ -4,7 +4,7 @@ BIN := .venv/bin
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-model env-train demo test test-real check format bench clean
+.PHONY: help env env-model env-train serve-env demo test test-real check format bench clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,6 +30,12 @@ env-train: .venv/train-ready  ## and with DeepSpeed and TensorBoard: what traini
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,train]'
 	touch $@
 
+serve-env: .venv-serve/ready  ## vLLM in an environment of its own, .venv-serve: what `s2v caption serve` runs
+
+.venv-serve/ready: captioning/serve_env.sh captioning/serve_shim.py
+	captioning/serve_env.sh $(PYTHON) .venv-serve
+	touch $@
+
 demo: .venv/ready  ## make sample videos, curate them, say where the report is
 	$(BIN)/python -m curation.demo demo/videos
 	$(BIN)/s2v curate demo/videos --out demo/dataset
@@ -38,7 +44,7 @@ demo: .venv/ready  ## make sample videos, curate them, say where the report is
 test: .venv/train-ready  ## the tests: under 15 minutes on 2 cores
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not real'
 
-test-real: .venv/train-ready  ## slow checks: kill storms, real clips, 50,000-clip report
+test-real: .venv/train-ready .venv-serve/ready  ## slow checks: kill storms, real clips, 50,000-clip report
 	$(BIN)/python -m pytest -m real
 
 check: .venv/train-ready  ## format, lint, types, import directions
@@ -59,4 +65,4 @@ bench: .venv/train-ready  ## what Ray adds, 100,000 clips without video, and the
 	$(BIN)/python -m benchmarks.trainer_parity
 
 clean:
-	rm -rf .venv demo build *.egg-info
+	rm -rf .venv .venv-serve demo build *.egg-info

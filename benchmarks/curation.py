@@ -194,7 +194,10 @@ def stages(dataset: str, recipe: Recipe, policy: Policy, count: int) -> Iterator
         assert done == count, done
 
     items = (Item(f"/nowhere/{i:07d}.mp4") for i in range(count))
-    yield "ingest", partial(run, partial(NoIngest, dataset, recipe, policy), partial(ingest.plan, dataset, items, workers))
+    yield (
+        "ingest",
+        partial(run, partial(NoIngest, dataset, recipe, policy), partial(ingest.plan, dataset, items, workers)),
+    )
     yield "look for copies", partial(ingest.drop_copies, dataset)
     yield (
         "measure",

@@ -1,8 +1,7 @@
 """`s2v caption`: options and help. Everything heavy is imported by the command that needs it."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
@@ -16,7 +15,7 @@ Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="Directory (or s
 class RunByDefault(TyperGroup):
     """`s2v caption DATASET` is `s2v caption run DATASET`."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, "--help"):
             args = ["run", *args]
         return super().parse_args(ctx, args)
