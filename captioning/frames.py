@@ -49,9 +49,13 @@ class Frames:
         return "data:video/jpeg;base64," + ",".join(base64.b64encode(jpeg).decode() for jpeg in self.jpegs)
 
     def timing(self) -> dict[str, object]:
-        """vLLM's `media_io_kwargs.video`: for such URLs they say when the pictures were taken."""
+        """vLLM's `media_io_kwargs.video`: for such URLs they say when the pictures were taken.
+
+        Without `num_frames` it takes the first 32 pictures and refuses the rest.
+        """
         count = len(self.jpegs)
         return {
+            "num_frames": count,
             "fps": self.rate,
             "frames_indices": list(range(count)),
             "total_num_frames": count,

@@ -66,9 +66,10 @@ def sole_model(up: dict[str, list[str]]) -> str:
 
 
 async def trial(client: Captioner, url: str) -> None:
-    """One token of a caption of two grey pictures: a server with the wrong flags refuses it as it would refuse all."""
-    grey = jpeg(np.full((4 * CELL, 4 * CELL, 3), 128, np.uint8))
-    frames = Frames((grey, grey), 2.0, 1.0, 4 * CELL, 4 * CELL)
+    """One token of a caption of grey pictures: a server with the wrong flags refuses it as it would refuse all."""
+    side, count = 4 * CELL, client.settings.sight.most
+    grey = jpeg(np.full((side, side, 3), 128, np.uint8))
+    frames = Frames((grey,) * count, 2.0, count / 2, side, side)
     body = client.request(prompt.messages(frames), frames, 0) | {"max_tokens": 1}
     status, text = await client.post(Server(url), encode(body))
     if 400 <= status < 500 and status not in (TIMED_OUT, *BUSY):

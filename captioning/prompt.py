@@ -66,8 +66,9 @@ def instruction() -> str:
 
 @cache
 def schema() -> dict[str, Any]:
-    """JSON schema of an answer: the server's grammar."""
-    return Caption.model_json_schema()
+    """JSON schema of an answer: the server's grammar. One spacing only, or a model may run away in blanks."""
+    spacing = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    return Caption.model_json_schema() | {"x-guidance": spacing}
 
 
 @cache

@@ -18,136 +18,238 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from captioning.frames import CELL
-from captioning.settings import Captioning
+from captioning.serve_sizes import (
+    ANSWER,
+    CLIP,
+    CONTEXT,
+    GPUS,
+    INSTRUCTION,
+    LEAST,
+    LEAST_CONTEXT,
+    MFU,
+    MODELS,
+    MOST,
+    RESERVE,
+    SHARE,
+    VIDEO,
+    WANTED,
+    Copies,
+    Gpu,
+    Model,
+    arrange,
+)
 from dataset.config import suggest
 from dataset.errors import RunError, UsageError
 
 VLLM = "0.32.0"  # what the tests run with: `make serve-env`
 LOCAL = Path(".venv-serve/bin/vllm")
 
-# What a clip takes, in tokens, at the settings that recipes start with.
-ASKED = Captioning()
-VIDEO = -(-ASKED.sight.most // 2) * (ASKED.sight.pixels // CELL**2)
-INSTRUCTION = 2_000  # rounded up: 4,900 characters, and what is said about the clip
-ANSWER = 600  # of a caption with two people; the longest possible one is `max_tokens`
-CLIP = VIDEO + INSTRUCTION + ANSWER
-LEAST_CONTEXT = VIDEO + INSTRUCTION + 2 * ASKED.max_tokens  # the second try is shown the first answer
 
-SHARE = 0.92  # of a GPU's memory that vLLM may use
-RESERVE = 3e9  # bytes of CUDA's context, CUDA graphs, NCCL and activations of the language model on each GPU. Assumed.
-# Bytes of activations a patch of the vision tower, four patches a token: residual, norm, gate, up, their product,
-# input. vLLM reserves them for one video as long as the context.
-PATCH = 28e3
-WANTED, MOST, LEAST = 16, 64, 4  # clips at once of one copy of the model
-MFU = 0.4  # of the peak while a GPU reads prompts. Assumed.
+# ---------------------------------------------------------------- plan
 
 
 @dataclass(frozen=True)
-class Model:
-    """weights, vision: bytes, of all and of the vision tower alone, which is whole on every GPU."""
+class Flag:
+    """Of `vllm serve`. value: '' where the flag has none."""
 
     name: str
-    parameters: float
-    weights: float
-    vision: float
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int = 128
-
-    @property
-    def kv_bytes(self) -> int:
-        """Of a token's keys and values in bfloat16, on all GPUs of a copy together."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * 2
-
-
-# Layers and heads: config.json of the checkpoint of that name. Parameters: counted by building each network from its
-# config.json on "meta" tensors. Weights: 2 bytes each; with AWQ 4 bits and, for each 128, a scale of 16 and a zero of 4,
-# but for embeddings, output and vision tower, after padding the MLPs from 29,568 to 29,696.
-MODELS = {
-    entry.name: entry
-    for entry in (
-        Model("Qwen/Qwen2.5-VL-72B-Instruct", 73.41e9, 146.8e9, 1.41e9, 80, 64, 8),
-        Model("Qwen/Qwen2.5-VL-72B-Instruct-AWQ", 73.41e9, 43.0e9, 1.41e9, 80, 64, 8),
-        Model("Qwen/Qwen2.5-VL-32B-Instruct", 33.45e9, 66.9e9, 1.38e9, 64, 40, 8),
-        Model("Qwen/Qwen2.5-VL-7B-Instruct", 8.29e9, 16.6e9, 1.35e9, 28, 28, 4),
-        Model("Qwen/Qwen2.5-VL-3B-Instruct", 3.75e9, 7.5e9, 1.34e9, 36, 16, 2),
-    )
-}
+    value: str
+    reason: str
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """memory: bytes as sold. flops: dense bfloat16 a second. NVIDIA's data sheets, SXM where there is one."""
+class ServePlan:
+    """model: a name or folder, as vLLM is to be given it."""
 
-    name: str
-    memory: float
-    flops: float
+    model: str
+    copies: Copies
+    flags: tuple[Flag, ...]
+
+    @property
+    def concurrency(self) -> int:
+        """Requests that the server can have in work at once."""
+        return self.copies.slots * self.copies.data
 
 
-GPUS = {
-    entry.name: entry
-    for entry in (
-        Gpu("a100-40", 40e9, 312e12),
-        Gpu("a100-80", 80e9, 312e12),
-        Gpu("h100-80", 80e9, 989e12),
-        Gpu("h200-141", 141e9, 989e12),
-        Gpu("b200-180", 180e9, 2250e12),
-        Gpu("l40s-48", 48e9, 362e12),
-        Gpu("rtx4090-24", 24e9, 165e12),
+def plan(
+    gpus: int = 8,
+    gpu: str = "h100-80",
+    model: str = "Qwen/Qwen2.5-VL-72B-Instruct",
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    tokens: int = 32_768,
+) -> ServePlan:
+    """What to run on `gpus` GPUs of one machine. tokens: of the context.
+
+    Raises UsageError for what isn't known, and for what doesn't fit, with what would.
+    """
+    chosen, card = find_model(model), find_gpu(gpu)
+    if not LEAST_CONTEXT <= tokens <= CONTEXT:
+        raise UsageError(f"--tokens {tokens}: a clip may take {LEAST_CONTEXT:,}, and the model knows {CONTEXT:,}.")
+    copies = arrange(chosen, card, gpus, tokens)
+    if copies is None:
+        raise UsageError(misfit(chosen, card, gpus, tokens))
+    return ServePlan(model, copies, (*where(host, port), *cutting(copies), *sizes(copies), *manners()))
+
+
+def find_model(name: str) -> Model:
+    """By its name, or by that of a folder with a copy of it."""
+    last = name.rstrip("/").rsplit("/", 1)[-1].lower()
+    for known in MODELS.values():
+        if known.name.lower().endswith(f"/{last}"):
+            return known
+    raise UsageError(f"--model {name}: its size isn't known here.{suggest(name, list(MODELS))}")
+
+
+def find_gpu(name: str) -> Gpu:
+    if name.lower() not in GPUS:
+        raise UsageError(f"--gpu {name}: no such GPU is known.{suggest(name.lower(), list(GPUS))}")
+    return GPUS[name.lower()]
+
+
+def misfit(model: Model, gpu: Gpu, gpus: int, tokens: int) -> str:
+    """What is too large, and what to do."""
+    few = gb(LEAST * CLIP * model.kv_bytes)
+    told = f"{model.name} doesn't fit on {gpus} {gpu.name}: it has {gb(model.weights)} GB, and a few clips {few} GB."
+    enough = [n for n in (1, 2, 4, 8) if arrange(model, gpu, n, tokens)]
+    smaller = [other for other in MODELS.values() if other.weights < model.weights]
+    remedies = [f"--gpus {enough[0]}, or a multiple of it"] if enough else []
+    remedies += [f"--model {other.name}" for other in smaller if arrange(other, gpu, gpus, tokens)]
+    return f"{told} Give {'; or '.join(remedies) or 'larger GPUs'}."
+
+
+# ---------------------------------------------------------------- flags
+
+
+def where(host: str, port: int) -> Iterator[Flag]:
+    if local(host):
+        reason = "only this machine gets at it; for others --host 0.0.0.0, with a key in VLLM_API_KEY"
+    else:
+        reason = "others get at it: keep it in a trusted network, and set VLLM_API_KEY here and for `s2v caption`"
+    yield Flag("--host", host, reason)
+    yield Flag("--port", str(port), f"`s2v caption DATASET --server http://{host if local(host) else 'HOST'}:{port}`")
+
+
+def local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def cutting(copies: Copies) -> Iterator[Flag]:
+    model, parts = copies.model, copies.tensor
+    reason = f"{gb(model.weights)} GB of weights are {gb(copies.weights)} GB on each GPU, of {usable(copies)}"
+    if parts > 1:
+        halved = Copies(model, copies.gpu, parts // 2, 1, copies.tokens)
+        reason += f"; in {parts // 2} they were {gb(halved.weights)} GB, with room for {halved.slots} clips"
+    yield Flag("--tensor-parallel-size", str(parts), reason)
+    reason = "further copies caption more an hour than larger parts; the server deals requests out among them"
+    yield Flag("--data-parallel-size", str(copies.data), reason if copies.data > 1 else "one copy takes all GPUs")
+    if parts > 1:
+        reason = (
+            f"the vision tower, {gb(model.vision)} GB, is whole on each GPU: parts of it would wait for one another"
+        )
+        yield Flag("--mm-encoder-tp-mode", "data", reason)
+
+
+def sizes(copies: Copies) -> Iterator[Flag]:
+    reason = "of the GPU's memory; the rest is for what vLLM doesn't count"
+    yield Flag("--gpu-memory-utilization", str(SHARE), reason)
+    reason = f"a clip's second try may take {LEAST_CONTEXT:,}; one of the model's own {CONTEXT:,} could take all memory"
+    yield Flag("--max-model-len", str(copies.tokens), reason)
+    each = CLIP * copies.model.kv_bytes
+    reason = (
+        f"{gb(copies.cache)} GB are left for a copy's cache. A clip takes {CLIP:,} tokens ({VIDEO:,} of video, "
+        f"{INSTRUCTION:,} of words, {ANSWER} of answer) of {copies.model.kv_bytes / 1e3:.0f} kB: {gb(each)} GB. "
+        f"{int(copies.cache / each)} have room; {MOST} at most"
     )
-}
+    yield Flag("--max-num-seqs", str(copies.slots), reason)
 
 
-# ---------------------------------------------------------------- arithmetic
+def manners() -> Iterator[Flag]:
+    reason = "one video is what we ask about; memory for pictures beside it isn't set aside"
+    yield Flag("--limit-mm-per-prompt", json.dumps({"image": 0, "video": 1}), reason)
+    yield Flag("--mm-processor-cache-gb", "0", "each video comes once; a cache of them would only take memory")
+    reason = "the default, xgrammar, lets raw control characters into strings of bounded length: invalid JSON"
+    yield Flag("--structured-outputs-config", json.dumps({"backend": "guidance"}), reason)
+    reason = "each request says when its pictures were taken; only where all who get at the server are trusted"
+    yield Flag("--trust-request-mm-kwargs", "", reason)
+    reason = "sampling is what requests say, without the checkpoint's own repetition penalty"
+    yield Flag("--generation-config", "vllm", reason)
 
 
-@dataclass(frozen=True)
-class Copies:
-    """A model on some GPUs: `data` copies, each cut into `tensor` parts."""
-
-    model: Model
-    gpu: Gpu
-    tensor: int
-    data: int
-    tokens: int  # of the context
-
-    @property
-    def weights(self) -> float:
-        """Bytes on one GPU."""
-        return (self.model.weights - self.model.vision) / self.tensor + self.model.vision
-
-    @property
-    def cache(self) -> float:
-        """Bytes that are left for keys and values, of one copy. Below 0: so much is missing."""
-        activations = RESERVE + 4 * self.tokens * PATCH
-        return self.tensor * (SHARE * self.gpu.memory - self.weights - activations)
-
-    @property
-    def slots(self) -> int:
-        """Clips that one copy can have in work at once."""
-        if self.cache < self.tokens * self.model.kv_bytes:
-            return 0  # vLLM doesn't start when not even one request of full length has room
-        return min(MOST, int(self.cache / (CLIP * self.model.kv_bytes)))
-
-    def seconds(self, tokens_per_second: float) -> float:
-        """From request to caption with all slots busy: the answer, and its share of the time for others' videos."""
-        reading = 2 * self.model.parameters * VIDEO / (self.tensor * self.gpu.flops * MFU)
-        return ANSWER / tokens_per_second + self.slots * reading
-
-    def captions_per_second(self, tokens_per_second: float) -> float:
-        return self.slots * self.data / self.seconds(tokens_per_second)
-
-    def cost(self, tokens_per_second: float, price: float) -> float:
-        """Of 1,000 captions. price: of a GPU-hour."""
-        hours = 1000 / self.captions_per_second(tokens_per_second) / 3600
-        return hours * self.tensor * self.data * price
+# ---------------------------------------------------------------- what comes of it
 
 
-def arrange(model: Model, gpu: Gpu, gpus: int, tokens: int) -> Copies | None:
-    """The smallest parts with room for the wanted clips, or the smallest that are at all worth it; None: it can't be."""
-    sizes = [n for n in (1, 2, 4, 8) if not any(whole % n for whole in (model.heads, model.kv_heads, gpus))]
-    ways = [Copies(model, gpu, n, gpus // n, tokens) for n in sizes]
-    enough = [way for way in ways if way.slots >= WANTED] or [way for way in ways if way.slots >= LEAST][-1:]
-    return next(iter(enough), None)
+def argv(plan: ServePlan) -> list[str]:
+    return ["vllm", "serve", plan.model, *(word for flag in plan.flags for word in (flag.name, flag.value) if word)]
+
+
+def shell(plan: ServePlan) -> str:
+    """The command for a shell, a flag a line."""
+    lines = [["vllm", "serve", plan.model], *([word for word in (f.name, f.value) if word] for f in plan.flags)]
+    return " \\\n  ".join(map(shlex.join, lines))
+
+
+def show(plan: ServePlan, console: Console, tokens_per_second: float = 25.0, price: float = 2.5) -> None:
+    """tokens_per_second: of one answer while all slots are busy. price: of a GPU-hour. Both are assumptions."""
+    copies = plan.copies
+    console.print(headline(plan), soft_wrap=True)
+    if copies.slots < WANTED:
+        text = f"only {copies.slots} clips at once: more GPUs or a smaller model caption more for the same money."
+        console.print(f"[yellow]Note:[/] {text}", soft_wrap=True)
+    console.print()
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    grid.add_column("flag", no_wrap=True)
+    grid.add_column("value")
+    grid.add_column("why")
+    for flag in plan.flags:
+        grid.add_row(flag.name, escape(flag.value), escape(flag.reason))
+    console.print(grid)
+    console.print(Padding(costs(copies, tokens_per_second, price), (0, 0, 1, 0)))
+    console.print(escape(shell(plan)), soft_wrap=True, highlight=False)
+    console.print(Padding(assumptions(), (1, 0, 0, 0)), style="bright_black")
+
+
+def headline(plan: ServePlan) -> str:
+    copies = plan.copies
+    many, each = (f"{copies.data} copies", "each ") if copies.data > 1 else ("one copy", "")
+    return (
+        f"[bold green]Fits:[/] {many} of {escape(plan.model)}, {each}on {copies.tensor} {copies.gpu.name}, "
+        f"{each}with {copies.slots} clips at once. Caption with [bold]--concurrency {plan.concurrency}[/]."
+    )
+
+
+def costs(copies: Copies, tokens_per_second: float, price: float) -> str:
+    return (
+        f"1,000 captions cost {copies.cost(tokens_per_second, price):.2f} at {price:g} a GPU-hour: "
+        f"{copies.seconds(tokens_per_second):.0f} s each with {copies.slots * copies.data} at once, "
+        f"{3600 * copies.captions_per_second(tokens_per_second):,.0f} an hour. [bright_black]Assumed, not measured: "
+        f"{tokens_per_second:g} tokens a second of each answer of {ANSWER}, and {MFU:.0%} of the GPUs' peak while they "
+        f"read {VIDEO:,} tokens of video.[/]"
+    )
+
+
+def assumptions() -> str:
+    return (
+        f"Assumed: {gb(RESERVE)} GB on each GPU for CUDA and activations beside those of the vision tower. Nothing "
+        f"here was measured on a GPU; the flags are those of vLLM {VLLM}. Left out: --media-io-kwargs and "
+        "--mm-processor-kwargs, as the client samples and resizes the pictures itself."
+    )
+
+
+def run(plan: ServePlan) -> None:
+    """Become vLLM. Raises RunError where there is none."""
+    found = shutil.which("vllm") or (str(LOCAL) if os.access(LOCAL, os.X_OK) else None)
+    if found is None:
+        raise RunError(f"vLLM isn't here. `make serve-env`, or pip install vllm=={VLLM} in an environment of its own.")
+    os.execv(found, argv(plan))
+
+
+def usable(copies: Copies) -> str:
+    return f"{gb(SHARE * copies.gpu.memory)} that vLLM may use"
+
+
+def gb(size: float) -> str:
+    return f"{size / 1e9:.0f}" if size >= 10e9 else f"{size / 1e9:.1f}"

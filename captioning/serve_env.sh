@@ -24,9 +24,9 @@ else
         cp "$here/serve_shim.py" "$packages/"
         echo 'import serve_shim' >"$packages/serve_shim.pth"
     fi
-    # `vllm serve` asks for the version of the distribution "vllm", which this build isn't called.
-    mkdir "$packages/vllm-$version.dist-info"
-    printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s\n' "$version" >"$packages/vllm-$version.dist-info/METADATA"
+    # vLLM asks for the version of the distribution "vllm", which this build isn't called, and looks for "cpu" in it.
+    mkdir "$packages/vllm-$version+cpu.dist-info"
+    printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\n' "$version" >"$packages/vllm-$version+cpu.dist-info/METADATA"
 fi
-"$folder/bin/python" -c 'import torchvision, vllm; print("vLLM", vllm.__version__)'
+"$folder/bin/python" -c 'import torchvision, vllm'
 "$folder/bin/vllm" --version

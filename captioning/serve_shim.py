@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 
-DECLARED = []  # a torch.library.Library takes its declarations along when it goes
+DECLARED: list[object] = []  # a torch.library.Library takes its declarations along when it goes
 
 
 class Declare(MetaPathFinder):
@@ -22,7 +22,8 @@ class Declare(MetaPathFinder):
         from torch.library import Library
 
         library = Library("torchvision", "FRAGMENT")
-        library.define("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor")
         DECLARED.append(library)
 
 

@@ -100,6 +100,10 @@ def serve(
     model: Annotated[str, typer.Option(help="A Qwen2.5-VL checkpoint.")] = "Qwen/Qwen2.5-VL-72B-Instruct",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    speed: Annotated[
+        float, typer.Option("--tokens-per-second", help="Assumed for the cost: of one answer, all slots busy.", min=1)
+    ] = 25.0,
+    price: Annotated[float, typer.Option("--price", help="Of a GPU-hour.", min=0)] = 2.5,
     only_print: Annotated[bool, typer.Option("--print", help="Print the command line; run nothing.")] = False,
 ) -> None:
     """Run the vLLM command line that fits the GPUs, or print it, with the reason for each flag.
@@ -109,6 +113,6 @@ def serve(
     from captioning import serve
 
     plan = serve.plan(gpus=gpus, gpu=gpu, model=model, host=host, port=port)
-    serve.show(plan, out)
+    serve.show(plan, out, speed, price)
     if not only_print:
         serve.run(plan)

@@ -35,12 +35,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
 
 @pytest.fixture(scope="module")
 def curated(real_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of real clips of all kinds, whole files, kept if they can be read at all."""
+    """A dataset of real clips of all kinds, kept if they can be read at all."""
     folder = tmp_path_factory.mktemp("curated")
     (folder / "policy.yaml").write_text("name: all\nrules: []\n")
-    recipe = {"name": "all", "policy": str(folder / "policy.yaml"), "filters": ["header"], "shots": {"max_seconds": 8}}
+    recipe = {"name": "all", "policy": str(folder / "policy.yaml"), "filters": ["header"]}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    done = s2v("curate", real_clips, "--out", folder / "dataset", "--recipe", folder / "recipe.yaml")
+    done = s2v("curate", real_clips, "--out", folder / "dataset", "--recipe", folder / "recipe.yaml", "--limit", 26)
     assert done.wait(600) == 0
     return folder / "dataset"
 

@@ -21,15 +21,16 @@ ENVIRONMENT = {
     "TRANSFORMERS_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_HOST_IP": "127.0.0.1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # else the CPU build makes a process of the executor, too
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else all of its threads go to the first core
     "OMP_NUM_THREADS": "1",
 }
 FLAGS = (
     *("--served-model-name", NAME, "--host", "127.0.0.1", "--dtype", "bfloat16", "--enforce-eager"),
-    *("--distributed-executor-backend", "uni"),  # one process less, and less than half the memory
-    *("--max-num-seqs", "16", "--max-model-len", "16384", "--max-num-batched-tokens", "8192"),
+    *("--distributed-executor-backend", "uni"),
+    *("--max-num-seqs", "16", "--max-model-len", "16384"),
+    *("--max-num-batched-tokens", "8192"),  # and as much of encoded video: a clip of 64 pictures
     *("--limit-mm-per-prompt", '{"image": 0, "video": 1}', "--mm-processor-cache-gb", "0"),
     *("--structured-outputs-config", '{"backend": "guidance"}', "--trust-request-mm-kwargs"),
     *("--generation-config", "vllm"),
