@@ -14,8 +14,9 @@ import sys
 import tempfile
 import time
 from functools import partial
-from multiprocessing import Pipe, Process
+from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import numpy as np
@@ -114,9 +115,10 @@ def write_dataset(dataset: str, video: Path, count: int) -> None:
 # ---------------------------------------------------------------- servers
 
 
-def start_fake(slots: int, seconds: float, seed: int) -> tuple[Process, Connection]:
-    ours, theirs = Pipe()
-    process = Process(target=serve, args=(theirs, slots, seconds, seed), daemon=True)
+def start_fake(slots: int, seconds: float, seed: int) -> tuple[SpawnProcess, Connection]:
+    spawn = get_context("spawn")  # a copy of this process would hold Ray's connections
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=serve, args=(theirs, slots, seconds, seed), daemon=True)
     process.start()
     return process, ours
 
@@ -138,7 +140,7 @@ def serve(pipe: Connection, slots: int, seconds: float, seed: int) -> None:
         pipe.send([(r.began, r.ended) for r in fake.requests])
 
 
-def finish(process: Process, pipe: Connection) -> list[tuple[float, float]]:
+def finish(process: SpawnProcess, pipe: Connection) -> list[tuple[float, float]]:
     pipe.send("stop")
     spans = pipe.recv()
     process.join(10)
