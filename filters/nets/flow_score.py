@@ -1,0 +1,44 @@
+"""How much a video moves, as Open-Sora scores it: the mean size of UniMatch's flow between its frames.
+
+Source: https://github.com/hpcaitech/Open-Sora, `tools/scoring/optical_flow/inference.py` (v1.x), which takes frames 0,
+10, 20 and 30 of a video, whatever its rate, and the weights gmflow-scale2-regrefine6-mixdata.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from filters.nets.unimatch import UniMatch, resized
+
+HEIGHT, WIDTH = 320, 576  # pixels at which the weights were trained
+
+
+def motion_size(height: int, width: int) -> tuple[int, int]:
+    """Height and width that a frame is stretched to, whatever its aspect ratio: upright for a frame that is."""
+    return (WIDTH, HEIGHT) if height > width else (HEIGHT, WIDTH)
+
+
+def motion_frames(frames: Sequence[np.ndarray]) -> Tensor:
+    """Frames (H, W, 3) uint8 RGB -> (T, 3, 320, 576) float32, 0 to 255. Upright frames are transposed: the networks
+    know images that are wider than high."""
+    images = torch.stack([torch.from_numpy(frame) for frame in frames]).movedim(-1, 1).float()
+    height, width = images.shape[-2:]
+    images = resized(images, motion_size(height, width))
+    return images.mT if height > width else images
+
+
+@torch.inference_mode()
+def flow_score(net: UniMatch, frames: Sequence[np.ndarray]) -> float:
+    """The mean of |x| and |y| of the flow over pixels and consecutive frames, in pixels at 320x576: about 0.6 to 0.8
+    of the mean length of the vectors.
+
+    frames: (H, W, 3) uint8 RGB, all of one size, with the same time between them. The score grows with that time.
+    Raises ValueError on fewer than two frames.
+    """
+    if len(frames) < 2:
+        raise ValueError(f"flow needs two frames or more, not {len(frames)}")
+    images = motion_frames(frames).to(next(net.parameters()).device)
+    pairs = [net(images[i : i + 1], images[i + 1 : i + 2]).abs().mean() for i in range(len(images) - 1)]
+    return float(torch.stack(pairs).mean())
