@@ -72,10 +72,12 @@ def measure(dataset: Path, video: Path, servers: int, arguments: argparse.Namesp
     fakes = [start_fake(arguments.slots, arguments.seconds, seed) for seed in range(servers)]
     settings = Captioning(servers=tuple(pipe.recv() for _, pipe in fakes), concurrency=arguments.slots)
     recipe = Recipe(name="bench", filters=["header"], captioning=settings)
-    resources = Resources(most=count, tasks=2)
+    resources = Resources(most=arguments.slots)
     workers = worker_count(resources)
     parts = caption.plan(str(dataset), workers)
     limit = math.ceil(arguments.slots / min(workers, len(parts)))
+    full = math.ceil(limit * servers / caption.CLIPS_PER_PART)
+    resources = Resources(most=arguments.slots, tasks=1 + full)
     apart = {process.pid for process, _ in fakes}
     before, began = processor_time(apart), time.monotonic()
     make = partial(caption.CaptionWorker, str(dataset), recipe, "fake", limit, None)

@@ -22,7 +22,7 @@ from pydantic import SecretStr, ValidationError
 from captioning import prompt
 from captioning.frames import Frames
 from captioning.lint import Facts, Flag, lint
-from captioning.schema import Caption
+from captioning.schema import Caption, tidy
 from captioning.servers import Pool, Server
 from captioning.settings import Captioning
 from dataset.errors import RunError
@@ -41,7 +41,7 @@ Key = SecretStr | None
 
 def key_from_environment() -> Key:
     """What the servers want to hear: the VLLM_API_KEY that they were started with."""
-    key = os.environ.get("VLLM_API_KEY")
+    key = os.environ.get("VLLM_API_KEY", "").strip()
     return SecretStr(key) if key else None
 
 
@@ -146,8 +146,10 @@ class Captioner:
                 status, text = await self.post(server, data)
                 if status == 200 and (reply := parse(text)):
                     return reply
-                if status in WRONG_SETTINGS:
-                    raise RunError(f"{server.url} refuses: {status} {brief(text)}. Check --model and VLLM_API_KEY.")
+                if status in WRONG_SETTINGS or (status == 400 and "media_io_kwargs" in text):
+                    raise RunError(
+                        f"{server.url} refuses: {status} {brief(text)}. Check --model, VLLM_API_KEY and its flags."
+                    )
                 if 400 <= status < 500 and status not in (TIMED_OUT, *BUSY):
                     raise Refused(f"the server refuses it: {status} {brief(text)}", remedy_of(text))
                 await asyncio.sleep(SETTLE)
@@ -221,9 +223,10 @@ def parse(text: str) -> Reply | None:
             int(usage["prompt_tokens"]),
             int(usage["completion_tokens"]),
         )
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
         return None
-    return reply if reply.finish in ("stop", "length") else None
+    sane = 0 <= reply.prompt_tokens < 1 << 32 and 0 <= reply.completion_tokens < 1 << 32
+    return reply if sane and reply.finish in ("stop", "length") else None
 
 
 def brief(text: str) -> str:
@@ -232,9 +235,9 @@ def brief(text: str) -> str:
         data = json.loads(text)
         error = data.get("error", data)
         text = error.get("message", text) if isinstance(error, dict) else str(error)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         pass
-    text = " ".join(str(text).split())
+    text = tidy(str(text))
     return text if len(text) <= 200 else f"{text[:200]} ..."
 
 

@@ -51,6 +51,8 @@ async def models(session: aiohttp.ClientSession, url: str) -> list[str] | None:
         async with session.get(f"{url}/v1/models") as answer:
             if answer.status in (401, 403):
                 raise UsageError(f"{url} wants a key: set VLLM_API_KEY to the one that it was started with.")
+            if answer.status >= 500:
+                return None  # a proxy whose server is down
             return [entry["id"] for entry in (await answer.json(content_type=None))["data"]]
     except (aiohttp.ClientError, TimeoutError, OSError):
         return None

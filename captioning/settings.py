@@ -28,9 +28,9 @@ class Captioning(BaseModel):
 
 
 def address(server: str) -> str:
+    if "@" in server:
+        raise ValueError("an address must not hold a password: set VLLM_API_KEY in the environment instead")
     parts = urlsplit(server)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"'{server}' is not the address of a server, such as http://127.0.0.1:8000")
-    if parts.username or parts.password:
-        raise ValueError("an address must not hold a password: set VLLM_API_KEY in the environment instead")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"

@@ -60,6 +60,9 @@ def reader(sight: Sight) -> Callable[[tuple[str, list[Wanted]]], Iterator[Frames
                     yield read_frames(path, clip, sight, Tracks.from_row(tracks) if tracks else None)
                 except MediaError as e:
                     yield Failure.of_clip(clip, "caption", str(e), e.remedy)
+                except Exception as e:  # libav raises many kinds for damaged files
+                    error = f"reading it failed ({type(e).__name__}: {e})"
+                    yield Failure.of_clip(clip, "caption", error, "re-encode the source")
 
     return handle
 
@@ -116,7 +119,7 @@ class CaptionWorker:
                 failures.append(Failure.of_clip(clip, "caption", str(e), e.remedy, transient=e.transient))
             except Exception as e:  # of all clips alike: what is finished is kept, then the run ends
                 error = error or e
-        self.write(part, rows, failures, whole=error is None)
+        self.write(part, rows, failures)
         if error:
             raise error
         return {"done": len(part.clips), "failed": len(failures)}
@@ -190,11 +193,14 @@ class CaptionWorker:
             "seconds": made.seconds,
         }
 
-    def write(self, part: Part, rows: list[dict[str, Any]], failures: list[Failure], *, whole: bool) -> None:
-        """Failures first, captions last. Of a part that was cut short, a part of just the clips that were finished."""
-        ids = part.clips if whole else [row["clip_id"] for row in rows]
+    def write(self, part: Part, rows: list[dict[str, Any]], failures: list[Failure]) -> None:
+        """Failures first, captions last. What the part held of clips that have no new caption stays in it."""
+        captions = table(self.dataset, CAPTIONS)
+        made = {row["clip_id"] for row in rows}
+        old = captions.read_part(part.name).to_pylist() if captions.has(part.name) else []
+        rows = rows + [row for row in old if row["clip_id"] not in made]
         save(table(self.dataset, FAILURES), rows_of(FAILURES, failures), part_name(["caption", *part.clips]))
-        save(table(self.dataset, CAPTIONS), pa.Table.from_pylist(rows, CAPTION), part.name if whole else part_name(ids))
+        save(captions, pa.Table.from_pylist(rows, CAPTION), part.name)
 
 
 def facts(row: dict[str, Any]) -> Facts:
@@ -239,13 +245,12 @@ def plan(dataset: str, workers: int, *, again: str | None = None) -> list[Part]:
 
 
 def stale_parts(dataset: str, question: str, kept: set[str]) -> dict[str, list[str]]:
-    """Parts of `captions/` with answers to other questions, and their clips that are still kept."""
+    """Parts of `captions/` with answers to other questions, and which of their clips those are."""
     captions = table(dataset, CAPTIONS)
     found = {}
     for name in captions.parts():
-        rows = captions.read_part(name, ["clip_id", "question"])
-        ids = [i for i in rows["clip_id"].to_pylist() if i in kept]
-        if ids and set(rows["question"].to_pylist()) != {question}:
+        rows = captions.read_part(name, ["clip_id", "question"]).to_pylist()
+        if ids := [row["clip_id"] for row in rows if row["clip_id"] in kept and row["question"] != question]:
             found[name] = ids
     return found
 

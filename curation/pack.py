@@ -148,6 +148,8 @@ class PackWorker:
         except ChildDied as e:
             error = f"cutting it ended its worker ({e})"
             return Failure.of_clip(clip, "pack", error, "re-encode the source", transient=e.from_outside)
+        except Exception as e:  # libav raises many kinds for damaged files
+            return Failure.of_clip(clip, "pack", f"cutting it failed ({type(e).__name__}: {e})", "re-encode the source")
 
 
 def sample_of(

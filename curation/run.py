@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from typing import Any
@@ -96,6 +96,7 @@ def caption_dataset(
     dataset: str, changes: dict[str, Any], console: Console, *, address: str | None, again: bool, retry_failed: bool
 ) -> None:
     """`s2v caption`: caption the kept clips of a dataset, and put the captions into its shards."""
+    dataset = dataset if "://" in dataset else os.path.abspath(dataset)
     recipe = stored_settings(dataset)[0]
     recipe = recipe.model_copy(update={"captioning": changed(recipe.captioning, changes)})
     if not recipe.captioning.servers:
@@ -124,11 +125,12 @@ def caption_clips(dataset: str, recipe: Recipe, console: Console, *, again: bool
     ready = preflight(settings, key)
     for url in ready.down:
         console.print(f"[yellow]{escape(url)} does not answer[/]: the others do its work until it does.")
-    slots = settings.concurrency * len(settings.servers)
-    resources = Resources(recipe.cpus, most=slots, tasks=2)
+    resources = Resources(recipe.cpus, most=settings.concurrency)  # each has a slot of each server, at least
     asked = caption.question(settings, ready.model)
     parts = caption.plan(dataset, worker_count(resources), again=asked if again else None)
     limit = ceil(settings.concurrency / max(1, min(worker_count(resources), len(parts))))
+    full = ceil(limit * len(settings.servers) / caption.CLIPS_PER_PART)  # parts that keep a worker's slots full
+    resources = replace(resources, tasks=1 + full)
     make = partial(caption.CaptionWorker, dataset, recipe, ready.model, limit, key)
     run_stage("Caption", "clips", make, parts, sum(len(p.clips) for p in parts), resources, console)
     if others := caption.others(dataset, asked):

@@ -18,6 +18,7 @@ from captioning.lint import Facts
 from captioning.preflight import preflight
 from captioning.servers import NoServer
 from captioning.settings import Captioning
+from dataset.config import parse
 from dataset.errors import RunError, UsageError
 from tests.captioning.fake_server import FakeServer, Request, Response, default_answer
 
@@ -103,6 +104,7 @@ def test_a_request_says_what_was_agreed():
         Response(text=""),
         Response(text='{"camera": 1}'),
         Response(text=default_answer("x"), finish_reason="abort"),
+        Response(body={"choices": [[[]]], "usage": {"prompt_tokens": 10**30}}),
     ],
 )
 def test_what_may_pass_is_asked_again(fault):
@@ -269,6 +271,7 @@ def test_the_key_is_sent_and_not_shown():
 
 def test_addresses_are_checked_where_they_are_typed():
     assert Captioning(servers=("http://a:8000/v1", "http://a:8000/")).servers == ("http://a:8000",)
-    for bad in ("a:8000", "ftp://a", "http://user:word@a:8000"):
-        with pytest.raises(ValueError, match="address"):
-            Captioning(servers=(bad,))
+    for bad in ("a:8000", "ftp://a", "http://user:word@a:8000", "ftp://user:word@a", "user:word@a:8000"):
+        with pytest.raises(UsageError, match="address") as refused:
+            parse(Captioning, {"servers": [bad]}, "captioning")
+        assert "word@" not in str(refused.value)

@@ -133,12 +133,13 @@ def test_captions_reach_the_shards_without_a_new_cut(curated, dataset):
 # ---------------------------------------------------------------- without Ray: one worker in this process
 
 
-def ask(dataset: Path, fake: FakeServer, limit: int = 4, **changes: object) -> None:
+def ask(dataset: Path, fake: FakeServer, limit: int = 4, *, again: bool = False, **changes: object) -> None:
     recipe = settings(str(dataset))[0]
     recipe = recipe.model_copy(update={"captioning": Captioning(servers=(fake.url,), patience=1.0, **changes)})
     worker = caption.CaptionWorker(str(dataset), recipe, fake.model, limit, None)
     try:
-        for part in caption.plan(str(dataset), 1):
+        question = caption.question(recipe.captioning, fake.model) if again else None
+        for part in caption.plan(str(dataset), 1, again=question):
             worker(part)
     finally:
         worker.child.stop()
@@ -205,6 +206,30 @@ def test_when_the_server_is_gone_for_good_what_was_finished_is_kept(dataset):
         after = captions(dataset)
     assert set(after) == kept(dataset)
     assert {i: after[i] for i in before} == before  # not asked again
+
+
+def test_a_redo_that_is_cut_short_or_refused_keeps_what_there_was(dataset):
+    with FakeServer(slots=1) as fake:
+        ask(dataset, fake, limit=6)
+        old = captions(dataset)
+        bad = fake.requests[0].clip
+
+    def answer(request: Request) -> str | Response:
+        if len(fake.requests) == 4:
+            fake.kill()
+        return Response(400, "no") if request.clip == bad else default_answer(request.clip)
+
+    with FakeServer(slots=1, model="new", answer=answer) as fake:
+        with pytest.raises(NoServer):
+            ask(dataset, fake, limit=1, again=True)
+        half = captions(dataset)
+        assert set(half) == set(old)
+        assert 0 < sum(row["model"] == "new" for row in half.values()) < CLIPS
+        fake.answer = lambda r: Response(400, "no") if r.clip == bad else default_answer(r.clip)
+        fake.start()
+        ask(dataset, fake, limit=1, again=True)
+    models = [row["model"] for row in captions(dataset).values()]
+    assert sorted(models) == ["fake"] + ["new"] * (CLIPS - 1)
 
 
 def test_check_counts_objections_and_shows_the_worst(dataset):
