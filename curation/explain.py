@@ -34,7 +34,7 @@ def explain(dataset: str, name: str, console: Console) -> None:
         return
     chain = recipe.build()
     console.print(score_card(chain, policy, row, wide=console.width >= 130))
-    for name in sorted({name for f in chain if row.get(f.name()) is not None for name in f.weights}):
+    for name in sorted({name for f in chain if row.get(f.name()) is not None for name in f.chosen_weights()}):
         console.print(f"weights {name}  sha256 {weights.digest(name)[:16]}", soft_wrap=True)
     verdict = row_of(dataset, VERDICTS, clip)
     reasons = verdict["reasons"] if verdict else []

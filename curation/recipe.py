@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import json
 import sys
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -64,14 +65,19 @@ class Recipe(Setting):
         for entry in self.filters:
             name, params = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
             made = parse(find_filter(name), params, f"recipe '{self.name}', filter '{name}'")
-            before = [f.name() for f in built]
+            before = places(built)
             for need in made.needs.after:
                 if need not in before:
                     raise UsageError(f"Recipe '{self.name}': filter '{made.name()}' must come after '{need}'.")
-            if made.name() in before:
-                raise UsageError(f"Recipe '{self.name}' names filter '{made.name()}' twice.")
+            if twice := {made.name(), made.stands_for} & before.keys():
+                raise UsageError(f"Recipe '{self.name}' names filter '{twice.pop()}' twice.")
             built.append(made)
         return built
+
+
+def places(chain: Sequence[Filter]) -> dict[str, Filter]:
+    """Filters by their names, and by what they stand for."""
+    return {name: f for f in chain for name in (f.stands_for, f.name()) if name}
 
 
 def load_recipe(name: str) -> Recipe:
@@ -156,13 +162,14 @@ def load_file(path: Path) -> Any:
 def digests(chain: list[Filter]) -> dict[str, str]:
     """Filter name -> digest of all that decides its scores: version, parameters, weights, and the filters it reads."""
     found: dict[str, str] = {}
+    by_place = places(chain)
     for f in chain:
         parts = [
             f.name(),
             str(f.version),
             json.dumps(f.model_dump(mode="json"), sort_keys=True),
-            *(weights.digest(w) for w in f.weights),
-            *(found[name] for name in f.needs.after),
+            *(weights.digest(w) for w in f.chosen_weights()),
+            *(found[by_place[name].name()] for name in f.needs.after),
         ]
         found[f.name()] = short_hash("\n".join(parts))
     return found
@@ -171,7 +178,7 @@ def digests(chain: list[Filter]) -> dict[str, str]:
 def ensure_weights(chain: list[Filter]) -> None:
     """Fetch what pip can deliver; fail before the run with the list of what is missing."""
     missing = []
-    for name in sorted({w for f in chain for w in f.weights}):
+    for name in sorted({w for f in chain for w in f.chosen_weights()}):
         try:
             weights.path(name)
         except weights.MissingWeights as e:

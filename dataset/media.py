@@ -6,7 +6,7 @@ late audio, offset streams and variable frame rates stay in sync.
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -34,10 +34,15 @@ class MediaError(Exception):
 
 @dataclass(frozen=True)
 class Frames:
-    """A sampling of a clip's frames: at most `fps` a second, `short_side` pixels (None: native)."""
+    """A sampling of a clip's frames: at most `fps` a second, `short_side` pixels (None: native).
+
+    cut: what is kept of each picture, (H, W, 3) uint8 -> the same type, any size: native pictures of a whole clip would
+    not fit in memory. A function of a module, so that two filters which want the same share the work.
+    """
 
     fps: float
     short_side: int | None = None
+    cut: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -278,10 +283,10 @@ def sample_frame(frame: Any, time: float, samplers: list[Sampler], painters: dic
     pictures: dict[int | None, np.ndarray] = {}
     for sampler in samplers:
         if sampler.wants(time):
-            side = sampler.need.short_side
+            side, cut = sampler.need.short_side, sampler.need.cut
             if side not in pictures:
                 pictures[side] = painters[side](frame)
-            sampler.images.append(pictures[side])
+            sampler.images.append(cut(pictures[side]) if cut else pictures[side])
             sampler.times.append(time)
 
 

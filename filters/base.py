@@ -52,18 +52,26 @@ class ClipView:
 
 
 class Filter(BaseModel):
-    """Base of all filters. Fields are the parameters that a recipe may set; networks live in private attributes."""
+    """Base of all filters. Fields are the parameters that a recipe may set; networks live in private attributes.
+
+    stands_for: the filter whose place this one can take for those that come `after` it, as all that find people can.
+    weights: names in `filters.weights` of all files it may read; `chosen_weights`: those that its parameters ask for.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: ClassVar[int] = 1  # raise it when the same clip would get other scores
     needs: ClassVar[Needs] = Needs()
-    weights: ClassVar[tuple[str, ...]] = ()  # names in `filters.weights`
+    weights: ClassVar[tuple[str, ...]] = ()
+    stands_for: ClassVar[str | None] = None
     Scores: ClassVar[type[Measurement]]
 
     @classmethod
     def name(cls) -> str:
         return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+    def chosen_weights(self) -> tuple[str, ...]:
+        return self.weights
 
     def setup(self) -> None:
         """Load networks. Called once per worker, before the first clip."""
