@@ -25,6 +25,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table as Grid
 
+from captioning.preflight import Ready
 from captioning.settings import Captioning
 from curation import caption
 from curation.layout import CAPTIONS, CLIPS, SCORES, VERDICTS, read, rows_of, table
@@ -80,7 +81,7 @@ def measure(dataset: Path, video: Path, servers: int, arguments: argparse.Namesp
     resources = Resources(most=arguments.slots, tasks=1 + full)
     apart = {process.pid for process, _ in fakes}
     before, began = processor_time(apart), time.monotonic()
-    make = partial(caption.CaptionWorker, str(dataset), recipe, "fake", limit, None)
+    make = partial(caption.CaptionWorker, str(dataset), recipe, Ready("fake"), limit, None)
     done = sum(result["done"] for result in run_tasks(make, parts, resources))
     wall, spent = time.monotonic() - began, processor_time(apart) - before
     assert done == count == len(set(read(str(dataset), CAPTIONS, ["clip_id"])["clip_id"].to_pylist()))

@@ -5,9 +5,11 @@ from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from threading import Semaphore, Thread
 
-from captioning.client import Captioned, Captioner, Key, open_captioner
+from captioning.client import Captioned, Captioner, open_captioner
 from captioning.frames import Frames
 from captioning.lint import Facts
+from captioning.preflight import Ready
+from captioning.protocol import Key
 from captioning.settings import Captioning
 from dataset.errors import RunError
 
@@ -17,16 +19,16 @@ AHEAD = 4  # clips that are read before a server has room for them
 class Desk:
     """One event loop in a thread of its own. Any thread may submit.
 
-    limit: requests in flight on each server.
+    limit: requests in flight on each server. alone: see `Captioner`.
     """
 
-    def __init__(self, settings: Captioning, model: str, limit: int, key: Key):
+    def __init__(self, settings: Captioning, ready: Ready, limit: int, key: Key, *, alone: bool = False):
         self.loop = asyncio.new_event_loop()
         Thread(target=self.loop.run_forever, daemon=True).start()
         self.room = Semaphore(limit * len(settings.servers) + AHEAD)
         self.stack = AsyncExitStack()
         self.error: BaseException | None = None
-        opened = self.stack.enter_async_context(open_captioner(settings, model, limit, key))
+        opened = self.stack.enter_async_context(open_captioner(settings, ready, limit, key, alone=alone))
         self.captioner: Captioner = asyncio.run_coroutine_threadsafe(opened, self.loop).result()
 
     def submit(self, frames: Frames, facts: Facts) -> Future[Captioned]:

@@ -2,12 +2,13 @@
 
 import base64
 from dataclasses import dataclass
+from math import ceil
 
 import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from dataset.media import JITTER, Counters, MediaError, read_clips
+from dataset.media import JITTER, Counters, FrameBatch, MediaError, read_clips
 from dataset.media import Frames as Sampling
 from dataset.records import Clip
 from dataset.tracks import Tracks
@@ -15,6 +16,7 @@ from dataset.tracks import Tracks
 CELL = 28  # pixels: side of what becomes one token of Qwen2.5-VL, two frames deep
 QUALITY = 90  # of the JPEGs
 GREEN = (0, 200, 0)
+CHANGED = "the file has changed since it was ingested; copy it again"
 
 
 class Sight(BaseModel):
@@ -63,11 +65,11 @@ class Frames:
         }
 
 
-def read_frames(path: str, clip: Clip, sight: Sight, tracks: Tracks | None = None) -> Frames:
+def read_frames(path: str, clip: Clip, sight: Sight, *, measured: int = 0, tracks: Tracks | None = None) -> Frames:
     """Sample a clip out of its local source, in one forward pass.
 
-    tracks: whom to mark, if `sight.mark`. Raises MediaError when less than the whole clip can be decoded: a caption
-    must never tell of the part that could be read.
+    measured: frames that the filters saw in it; 0: not known. tracks: whom to mark, if `sight.mark`. Raises MediaError
+    when less than the whole clip can be decoded: a caption must never tell of the part that could be read.
     """
     rate = min(sight.fps, sight.most / clip.seconds, clip.media.fps)
     width, height = fitted(clip.media.width, clip.media.height, sight.pixels)
@@ -76,15 +78,26 @@ def read_frames(path: str, clip: Clip, sight: Sight, tracks: Tracks | None = Non
     if decoded.until < clip.seconds - 1.5 / clip.media.fps - JITTER:
         raise MediaError(
             f"truncated: {decoded.until:.1f} of {clip.seconds:.1f} s could be decoded",
-            "the file has changed since it was ingested; copy it again",
+            CHANGED,
         )
-    shown = list(zip(decoded.batches[need].images, decoded.batches[need].times, strict=True))
-    shown += shown[-1:] * (len(shown) % 2)  # the model looks at pairs of pictures
+    if decoded.span_frames < 0.98 * measured - 1:
+        raise MediaError(f"damaged: {decoded.span_frames} of {measured} frames could be decoded", CHANGED)
+    shown = list(zip(*steady(decoded.batches[need], rate, clip.seconds), strict=True))
     images = [cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA) for image, _ in shown]
     marked = False
     if sight.mark and tracks is not None and len(tracks.ids):
         marked = sum(mark(image, tracks, time) for image, (_, time) in zip(images, shown, strict=True)) > 0
     return Frames(tuple(map(jpeg, images)), rate, clip.seconds, width, height, marked)
+
+
+def steady(batch: FrameBatch, rate: float, seconds: float) -> tuple[list[np.ndarray], np.ndarray]:
+    """Pictures and their times at an even rate, each what a viewer sees at that moment: the model takes them for even,
+    and a variable frame rate leaves gaps. Their number is even, too, as it looks at pairs."""
+    count = max(1, ceil((seconds - JITTER) * rate))
+    moments = np.minimum(np.arange(count + count % 2), count - 1) / rate
+    at = np.searchsorted(batch.times, moments + 1 / rate - JITTER) - 1  # a slot's picture may come late in it
+    at = at.clip(0, len(batch) - 1)
+    return [batch.images[i] for i in at], batch.times[at]
 
 
 def fitted(width: int, height: int, pixels: int) -> tuple[int, int]:

@@ -2,77 +2,72 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from dataset.errors import RunError
 
-PROBE = 1.0  # seconds between two looks at a server that is down
+PROBE = 2.0  # seconds between two looks at a server that is down
 
 
 class NoServer(RunError):
-    """No server has answered for as long as the settings allow."""
+    """No server has answered for as long as the settings allow, or those that do are unfit."""
+
+
+class Unfit(Exception):
+    """A server that answers, but would refuse clips. The message goes on after its address."""
 
 
 @dataclass
 class Server:
     url: str
+    up: bool
     busy: int = 0  # requests in flight
-    up: bool = True
-    alone: bool = False  # has a request that must not share it
+    unfit: str = ""  # why it isn't up although it answers
 
 
 class Pool:
-    """Hands out slots of servers. One event loop uses it.
+    """Hands out slots of servers. Made and used in one event loop.
 
-    limit: requests in flight on one server. healthy: asks a server whether it is well. patience: seconds to wait when
-    no server is up.
+    down: those that don't get anything until they are found fit. limit: requests in flight on one server. fit: is a
+    server there and fit? (raises Unfit). patience: seconds to wait when no server is up.
     """
 
     def __init__(
-        self, urls: Sequence[str], limit: int, healthy: Callable[[str], Awaitable[bool]], patience: float
+        self,
+        urls: Sequence[str],
+        down: Collection[str],
+        limit: int,
+        fit: Callable[[str], Awaitable[bool]],
+        patience: float,
     ) -> None:
-        self.servers = [Server(url) for url in urls]
+        self.servers = [Server(url, up=True) for url in urls]
         self.limit = limit
-        self.healthy = healthy
+        self.fit = fit
         self.patience = patience
-        self.lone = 0  # requests that wait for a server of their own
         self.changed = asyncio.Condition()
         self.watchers: set[asyncio.Task] = set()
+        for server in self.servers:
+            if server.url in down:
+                self.down(server)
 
     @asynccontextmanager
-    async def slot(self, *, alone: bool = False) -> AsyncIterator[Server]:
-        """A slot of the least busy server. alone: of one that does nothing else meanwhile.
-
-        Raises NoServer when none came up in time.
-        """
-        server = await self.enter(alone=alone)
+    async def slot(self) -> AsyncIterator[Server]:
+        """A slot of the least busy server. Raises NoServer when none came up in time."""
+        async with self.changed:
+            while (server := self.choose()) is None:
+                await self.wait()
+            server.busy += 1
         try:
             yield server
         finally:
             async with self.changed:
                 server.busy -= 1
-                server.alone = False
                 self.changed.notify_all()
 
-    async def enter(self, *, alone: bool) -> Server:
-        async with self.changed:
-            self.lone += alone
-            try:
-                while (server := self.choose(alone=alone)) is None:
-                    await self.wait()
-            finally:
-                self.lone -= alone
-            server.busy += 1
-            server.alone = alone
-            return server
-
-    def choose(self, *, alone: bool) -> Server | None:
-        if self.lone and not alone:
-            return None  # or the servers would never be idle
-        room = 1 if alone else self.limit
-        free = [s for s in self.servers if s.up and not s.alone and s.busy < room]
+    def choose(self) -> Server | None:
+        free = [s for s in self.servers if s.up and s.busy < self.limit]
         least = min((s.busy for s in free), default=0)
         return random.choice([s for s in free if s.busy == least]) if free else None
 
@@ -81,11 +76,19 @@ class Pool:
         if any(s.up for s in self.servers):
             await self.changed.wait()
             return
+        why = f"has answered for {self.patience:.0f} s"
         try:
-            await asyncio.wait_for(self.changed.wait_for(lambda: any(s.up for s in self.servers)), self.patience)
+            await asyncio.wait_for(self.changed.wait_for(self.decided), self.patience)
         except TimeoutError:
-            urls = ", ".join(s.url for s in self.servers)
-            raise NoServer(f"No caption server has answered for {self.patience:.0f} s: {urls}.") from None
+            raise NoServer(self.told(why)) from None
+        if not any(s.up for s in self.servers):
+            raise NoServer(self.told("is fit for this run"))
+
+    def decided(self) -> bool:
+        return any(s.up for s in self.servers) or all(s.unfit for s in self.servers)
+
+    def told(self, why: str) -> str:
+        return f"No caption server {why}: {'; '.join(f'{s.url} {s.unfit}'.strip() for s in self.servers)}."
 
     def down(self, server: Server) -> None:
         """Give it nothing more until it is well again."""
@@ -96,8 +99,14 @@ class Pool:
             watcher.add_done_callback(self.watchers.discard)
 
     async def watch(self, server: Server) -> None:
-        while not await self.healthy(server.url):
-            await asyncio.sleep(PROBE)
-        async with self.changed:
-            server.up = True
-            self.changed.notify_all()
+        """A server may come back with another model or other flags: it must pass what all passed before the run."""
+        while not server.up:
+            try:
+                up, unfit = await self.fit(server.url), ""
+            except Unfit as e:
+                up, unfit = False, str(e)
+            async with self.changed:
+                server.up, server.unfit = up, unfit
+                self.changed.notify_all()
+            if not up:
+                await asyncio.sleep(PROBE)

@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from captioning import prompt
-from captioning.client import Captioned, Key, Refused
+from captioning.client import Captioned, Refused, Suspect
 from captioning.desk import Desk
 from captioning.frames import Frames, Sight, read_frames
 from captioning.lint import Facts
+from captioning.preflight import Ready
+from captioning.protocol import Key
 from captioning.render import render
 from captioning.settings import Captioning
 from curation.layout import (
@@ -44,7 +46,14 @@ from dataset.tracks import Tracks
 
 CLIPS_PER_PART = 32  # a caption takes seconds of a large GPU: little is lost with a worker
 
-Wanted = tuple[Clip, dict[str, Any] | None]  # a clip, and its row of `tracks/` if somebody is to be marked
+
+@dataclass(frozen=True)
+class Wanted:
+    """A clip, its row of `scores/`, and that of `tracks/` if somebody is to be marked."""
+
+    clip: Clip
+    scores: dict[str, Any]
+    tracks: dict[str, Any] | None
 
 
 # ---------------------------------------------------------------- the child: the clips of one source
@@ -55,14 +64,15 @@ def reader(sight: Sight) -> Callable[[tuple[str, list[Wanted]]], Iterator[Frames
         source, wanted = request
         with local_copy(source) as path:
             yield "fetched"
-            for clip, tracks in wanted:
+            for one in wanted:
+                tracks = Tracks.from_row(one.tracks) if one.tracks else None
                 try:
-                    yield read_frames(path, clip, sight, Tracks.from_row(tracks) if tracks else None)
+                    yield read_frames(path, one.clip, sight, measured=one.scores.get("frames") or 0, tracks=tracks)
                 except MediaError as e:
-                    yield Failure.of_clip(clip, "caption", str(e), e.remedy)
+                    yield Failure.of_clip(one.clip, "caption", str(e), e.remedy)
                 except Exception as e:  # libav raises many kinds for damaged files
                     error = f"reading it failed ({type(e).__name__}: {e})"
-                    yield Failure.of_clip(clip, "caption", error, "re-encode the source")
+                    yield Failure.of_clip(one.clip, "caption", error, "re-encode the source")
 
     return handle
 
@@ -84,14 +94,15 @@ class Part:
 class CaptionWorker:
     """Captions parts, two at a time: while one waits for its last answers, the next one's clips are asked for.
 
-    limit: requests in flight on each server.
+    limit: requests in flight on each server. alone: this is the only worker, for clips that may be what ended servers.
     """
 
     dataset: str
     recipe: Recipe
-    model: str
+    ready: Ready
     limit: int
     key: Key
+    alone: bool = False
     settings: Captioning = field(init=False)
     child: Child = field(init=False)
     desk: Desk = field(init=False)
@@ -100,21 +111,24 @@ class CaptionWorker:
     def __post_init__(self) -> None:
         self.settings = self.recipe.captioning
         self.child = Child("curation.caption:reader", self.settings.sight)
-        self.desk = Desk(self.settings, self.model, self.limit, self.key)
+        self.desk = Desk(self.settings, self.ready, self.limit, self.key, alone=self.alone)
         self.turn = Lock()
 
     def __call__(self, part: Part) -> dict[str, int]:
         clips = stored_rows(self.dataset, CLIPS, part.homes, part.clips)
         scores = stored_rows(self.dataset, SCORES, part.scores, part.clips)
         marks = stored_rows(self.dataset, TRACKS, part.scores, part.clips) if self.settings.sight.mark else {}
-        wanted = [(Clip.model_validate(clips[i]), marks.get(i)) for i in part.clips]
-        wanted.sort(key=lambda w: (w[0].source, w[0].start))
+        wanted = [Wanted(Clip.model_validate(clips[i]), scores[i], marks.get(i)) for i in part.clips]
+        wanted.sort(key=lambda w: (w.clip.source, w.clip.start))
         with self.turn:
-            asked, failures, error = self.ask(wanted, scores)
+            asked, failures, error = self.ask(wanted)
         rows: list[dict[str, Any]] = []
+        suspects = 0
         for clip, frames, future in asked:
             try:
                 rows.append(self.row(clip, frames, future.result()))
+            except Suspect:
+                suspects += 1  # still without a caption when the others are done
             except Refused as e:
                 failures.append(Failure.of_clip(clip, "caption", str(e), e.remedy, transient=e.transient))
             except Exception as e:  # of all clips alike: what is finished is kept, then the run ends
@@ -122,28 +136,28 @@ class CaptionWorker:
         self.write(part, rows, failures)
         if error:
             raise error
-        return {"done": len(part.clips), "failed": len(failures)}
+        return {"done": len(part.clips) - suspects, "failed": len(failures)}
 
     def ask(
-        self, wanted: list[Wanted], scores: dict[str, dict[str, Any]]
+        self, wanted: list[Wanted]
     ) -> tuple[list[tuple[Clip, Frames, Future[Captioned]]], list[Failure], Exception | None]:
         """Read every clip and hand it to the desk: what was asked, what could not be read, what ended it early."""
         asked: list[tuple[Clip, Frames, Future[Captioned]]] = []
         failures: list[Failure] = []
         try:
-            for unit in chunks_of_source(wanted, lambda w: w[0].source):
-                for (clip, _), seen in zip(unit, self.read(unit), strict=True):
+            for unit in chunks_of_source(wanted, lambda w: w.clip.source):
+                for one, seen in zip(unit, self.read(unit), strict=True):
                     if isinstance(seen, Failure):
                         failures.append(seen)
                     else:
-                        asked.append((clip, seen, self.desk.submit(seen, facts(scores[clip.clip_id]))))
+                        asked.append((one.clip, seen, self.desk.submit(seen, facts(one.scores))))
         except Exception as e:
             return asked, failures, e
         return asked, failures, None
 
     def read(self, unit: list[Wanted]) -> Iterator[Frames | Failure]:
         """The pictures of the clips of one source. Where the child ends, the others are read one by one."""
-        source, done = unit[0][0].source, 0
+        source, done = unit[0].clip.source, 0
         try:
             for seen in self.child.ask((source, unit), **self.limits(source)):
                 if not isinstance(seen, str):
@@ -155,7 +169,7 @@ class CaptionWorker:
             yield self.read_alone(wanted)
 
     def read_alone(self, wanted: Wanted) -> Frames | Failure:
-        clip = wanted[0]
+        clip = wanted.clip
         try:
             return self.child.answer((clip.source, [wanted]), **self.limits(clip.source))
         except FetchError as e:
@@ -179,9 +193,9 @@ class CaptionWorker:
             "structured": structured,
             "flags": flags,
             "content": short_hash(json.dumps([prose, structured, flags])),
-            "question": question(self.settings, self.model),
+            "question": question(self.settings, self.ready.model),
             "prompt": prompt.digest(),
-            "model": self.model,
+            "model": self.ready.model,
             "frames": len(frames.jpegs),
             "rate": frames.rate,
             "width": frames.width,
@@ -210,7 +224,7 @@ def facts(row: dict[str, Any]) -> Facts:
         return (row.get(name) or {}).get(score)
 
     return Facts(
-        people=value("pose", "people"),
+        people=value("pose", "people") or value("vitpose", "people"),
         faces=value("faces", "count"),
         face_height=value("faces", "height"),
         audible=value("media", "audible"),

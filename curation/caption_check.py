@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
@@ -36,6 +37,7 @@ class Totals:
     """Sums over all captions. worst: (number of flags, clip id, prose, flags), the fewest first."""
 
     captions: int = 0
+    other_form: int = 0  # of another version of the schema, which this lint can't judge
     clean: int = 0
     kinds: Counter[str] = field(default_factory=Counter)  # captions with at least one flag of the kind
     found: Counter[tuple[str, str]] = field(default_factory=Counter)  # (kind, words)
@@ -70,6 +72,8 @@ def check(dataset: str, worst: int, console: Console) -> None:
     """Print what `s2v caption check` promises."""
     settings(dataset)
     totals = judge(dataset, worst)
+    if totals.other_form:
+        console.print(f"{totals.other_form:,} captions have another form: `s2v caption --again` makes them again.")
     if not totals.captions:
         raise UsageError(f"{dataset} has no captions yet: `s2v caption {dataset} --server URL` makes them.")
     verdicts = read(dataset, VERDICTS, ["keep"])
@@ -89,7 +93,11 @@ def judge(dataset: str, worst: int) -> Totals:
         ids = [row["clip_id"] for row in rows]
         scores = stored_rows(dataset, SCORES, sorted({scored[i] for i in ids if i in scored}), ids)
         for row in rows:
-            caption = Caption.model_validate_json(row["structured"])
+            try:
+                caption = Caption.model_validate_json(row["structured"])
+            except ValidationError:
+                totals.other_form += 1
+                continue
             totals.add(row, caption, lint(caption, facts(scores.get(row["clip_id"], {}))), worst)
     return totals
 

@@ -12,9 +12,9 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from captioning.client import key_from_environment
 from captioning.frames import Sight
 from captioning.preflight import preflight
+from captioning.protocol import key_from_environment
 from captioning.settings import Captioning
 from curation import caption, ingest, measure, pack
 from curation.layout import FAILURES, save, table
@@ -66,6 +66,7 @@ def curate(settings: Settings, console: Console) -> None:
     policy.check({f.name(): type(f) for f in chain})
     items = list(expand(settings.sources))[: settings.limit]
     ensure_weights(chain)
+    look_for_servers(recipe, console)
     write_settings(dataset, recipe, policy)
     start_ray(settings.address, dashboard=settings.dashboard)
     resources = Resources(recipe.cpus, recipe.gpus)
@@ -115,6 +116,15 @@ def changed(settings: Captioning, changes: dict[str, Any]) -> Captioning:
     return parse(Captioning, data, "captioning")
 
 
+def look_for_servers(recipe: Recipe, console: Console) -> None:
+    """Before days of measuring: servers that would refuse every clip end the run now. Absent ones may come up yet."""
+    if recipe.captioning.servers:
+        try:
+            preflight(recipe.captioning, key_from_environment())
+        except RunError as e:
+            console.print(f"[yellow]{escape(str(e))}[/] It is needed when the clips are measured.")
+
+
 def caption_clips(dataset: str, recipe: Recipe, console: Console, *, again: bool = False) -> None:
     """The stage between select and pack. again: make captions that answer another question again, too."""
     settings = recipe.captioning
@@ -127,12 +137,18 @@ def caption_clips(dataset: str, recipe: Recipe, console: Console, *, again: bool
         console.print(f"[yellow]{escape(url)} does not answer[/]: the others do its work until it does.")
     resources = Resources(recipe.cpus, most=settings.concurrency)  # each has a slot of each server, at least
     asked = caption.question(settings, ready.model)
-    parts = caption.plan(dataset, worker_count(resources), again=asked if again else None)
+    redone = asked if again else None
+    parts = caption.plan(dataset, worker_count(resources), again=redone)
     limit = ceil(settings.concurrency / max(1, min(worker_count(resources), len(parts))))
     full = ceil(limit * len(settings.servers) / caption.CLIPS_PER_PART)  # parts that keep a worker's slots full
     resources = replace(resources, tasks=1 + full)
-    make = partial(caption.CaptionWorker, dataset, recipe, ready.model, limit, key)
+    make = partial(caption.CaptionWorker, dataset, recipe, ready, limit, key)
     run_stage("Caption", "clips", make, parts, sum(len(p.clips) for p in parts), resources, console)
+    if suspects := caption.plan(dataset, 1, again=redone):
+        console.print("         servers went down twice under some clips: each is asked about with nothing beside it")
+        make = partial(caption.CaptionWorker, dataset, recipe, ready, 1, key, alone=True)
+        total = sum(len(p.clips) for p in suspects)
+        run_stage("Caption", "clips", make, suspects, total, Resources(recipe.cpus, most=1), console)
     if others := caption.others(dataset, asked):
         console.print(f"         {others:,} captions answer another prompt, model or sight: --again makes them again")
 

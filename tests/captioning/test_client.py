@@ -11,11 +11,11 @@ from pydantic import SecretStr
 
 from captioning import client as module
 from captioning import servers
-from captioning.client import Captioned, Refused, open_captioner
+from captioning.client import Captioned, Refused, Suspect, open_captioner
 from captioning.examples import SPEAKER
 from captioning.frames import Frames, jpeg
 from captioning.lint import Facts
-from captioning.preflight import preflight
+from captioning.preflight import Ready, preflight
 from captioning.servers import NoServer
 from captioning.settings import Captioning
 from dataset.config import parse
@@ -43,11 +43,19 @@ def settings(*fakes: FakeServer, **changes: object) -> Captioning:
     return Captioning(servers=tuple(f.url for f in fakes), **{"patience": 5.0, "timeout": 5.0, **changes})
 
 
-def ask(clips: list[Frames], used: Captioning, *, limit: int = 8, facts: Facts = Facts()) -> list[object]:
+def ask(
+    clips: list[Frames],
+    used: Captioning,
+    *,
+    limit: int = 8,
+    facts: Facts = Facts(),
+    down: list[str] = [],  # noqa: B006 - read only
+    alone: bool = False,
+) -> list[object]:
     """Caption all at once: a caption or what was raised, in the order of the clips."""
 
     async def run() -> list[object]:
-        async with open_captioner(used, "fake", limit, None) as captioner:
+        async with open_captioner(used, Ready("fake", down), limit, None, alone=alone) as captioner:
             return await asyncio.gather(*(captioner.caption(c, facts) for c in clips), return_exceptions=True)
 
     return asyncio.run(run())
@@ -153,12 +161,15 @@ def test_a_clip_that_kills_its_server_is_found_among_those_beside_it():
         return default_answer(request.clip)
 
     with FakeServer(answer=answer, latency=lambda r: 0.05) as fake:
-        answers = ask(clips, settings(fake))
-        error = answers.pop(5)
+        first = ask(clips, settings(fake))
+        assert isinstance(first[5], Suspect)
+        suspects = [c for c, answer in zip(clips, first, strict=True) if isinstance(answer, Suspect)]
+        answers = dict(zip([c.jpegs for c in suspects], ask(suspects, settings(fake), alone=True), strict=True))
+        error = answers.pop(clips[5].jpegs)
         assert isinstance(error, Refused)
         assert "went down under it" in str(error)
         assert error.transient
-        assert places(answers) == known(fake, clips[:5] + clips[6:])
+        assert places(list(answers.values())) == known(fake, [c for c in suspects if c is not clips[5]])
 
 
 @pytest.mark.parametrize("death", ["kill", "stop_engine"])
@@ -170,7 +181,7 @@ def test_a_server_that_dies_and_comes_back_loses_nothing(death):
             timer.start()
         answers = ask(clips, settings(fake), limit=4)
         assert places(answers) == known(fake, clips)
-        answered = [r.clip for r in fake.requests if r.status == 200]
+        answered = [r.clip for r in fake.requests if r.status == 200 and r.body["max_tokens"] > 1]  # without trials
         assert len(answered) == len(set(answered)) == 24
         for timer in timers:
             timer.join()
@@ -186,6 +197,29 @@ def test_of_two_servers_the_living_one_takes_the_load():
         assert len(set(places(ask(clips, both, limit=4)))) == 16
         assert sum(r.status == 200 for r in living.requests) == 20
         assert living.peak <= 4
+
+
+def test_a_server_that_comes_back_with_another_model_gets_nothing():
+    """It says that it is well, as a server does that was started again with the wrong flags."""
+    clips = [clip(n) for n in range(8)]
+    with FakeServer(latency=lambda r: 0.03) as good, FakeServer(trust=False) as changed:
+        assert places(ask(clips, settings(good, changed))) == known(good, clips)
+        assert not any(r.status == 200 for r in changed.requests)
+        (refused, *_) = ask(clips[:1], settings(changed))
+        assert isinstance(refused, NoServer)
+        assert "is fit for this run" in str(refused)
+        assert "--trust-request-mm-kwargs" in str(refused)
+
+
+def test_who_is_down_at_the_start_takes_part_once_it_is_there():
+    clips = [clip(n) for n in range(24)]
+    with FakeServer(slots=2, latency=lambda r: 0.05) as first, FakeServer(slots=2) as late:
+        late.kill()
+        timer = threading.Timer(0.2, late.start)
+        timer.start()
+        assert len(set(places(ask(clips, settings(first, late), limit=2, down=[late.url])))) == 24
+        timer.join()
+        assert any(r.body["max_tokens"] > 1 for r in late.requests)
 
 
 def test_no_server_ends_the_run_and_not_the_clips():
@@ -250,6 +284,7 @@ def test_preflight_finds_the_model_and_who_is_down():
         ({"trust": False}, {}, UsageError, "--trust-request-mm-kwargs"),
         ({"model": "other"}, {"model": "qwen"}, UsageError, "serves other, not qwen"),
         ({"api_key": "secret"}, {}, UsageError, "VLLM_API_KEY"),
+        ({"max_model_len": 8192}, {}, UsageError, "--max-model-len"),
         (None, {}, RunError, "s2v caption serve"),
     ],
 )

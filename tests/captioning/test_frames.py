@@ -90,8 +90,19 @@ def test_of_a_truncated_file_nothing_is_told(video, tmp_path, share):
 def test_a_variable_frame_rate_is_no_truncation(tmp_path):
     times = [0.0, 0.04, 0.08, 1.5, 1.54, 3.0, 3.04, 3.08]
     path = write_video(tmp_path / "vfr.mp4", times=times)
-    assert len(read_frames(str(path), clip_of(path), Sight()).jpegs) == 4
+    pictures = read_frames(str(path), clip_of(path), Sight()).jpegs
+    assert len(pictures) == 8  # every half second, as the model takes them: a picture stays until the next one comes
+    assert pictures[0] == pictures[1] == pictures[2] != pictures[3]
+    assert pictures[3] == pictures[4] == pictures[5] != pictures[6]
     assert read_frames(str(path), clip_of(path, 0.0, 1.2), Sight()).jpegs  # ends in a gap
+
+
+def test_a_hole_in_a_file_that_was_whole_is_found(video):
+    whole = clip_of(video)
+    frames = round(whole.seconds * whole.media.fps)
+    assert read_frames(str(video), whole, Sight(), measured=frames)
+    with pytest.raises(MediaError, match="frames could be decoded"):
+        read_frames(str(video), whole, Sight(), measured=frames + 20)
 
 
 def test_the_main_person_is_framed_on_demand(video):
@@ -101,11 +112,11 @@ def test_the_main_person_is_framed_on_demand(video):
     nobody = Tracks.empty(times)
     tracks = Tracks(times, np.array([1]), np.zeros((1, 16, 128, 3), np.float32), boxes, boxes)
     clip = clip_of(video)
-    framed = read_frames(str(video), clip, Sight(mark=True), tracks)
-    plain = read_frames(str(video), clip, Sight(), tracks)
+    framed = read_frames(str(video), clip, Sight(mark=True), tracks=tracks)
+    plain = read_frames(str(video), clip, Sight(), tracks=tracks)
     assert framed.marked
     assert not plain.marked
-    assert not read_frames(str(video), clip, Sight(mark=True), nobody).marked
+    assert not read_frames(str(video), clip, Sight(mark=True), tracks=nobody).marked
     first, last = pictures(framed)[0].astype(int), pictures(framed)[-1].astype(int)
     green = (first[..., 1] - first[..., 0]) > 60
     rows, columns = np.nonzero(green)

@@ -12,6 +12,7 @@ import webdataset
 import yaml
 
 from captioning.examples import SPEAKER
+from captioning.preflight import Ready
 from captioning.servers import NoServer
 from captioning.settings import Captioning
 from curation import caption, ingest, measure, pack
@@ -130,13 +131,34 @@ def test_captions_reach_the_shards_without_a_new_cut(curated, dataset):
         assert set(captions(dataset)) == set(rows)
 
 
+def test_a_clip_that_ends_its_server_takes_no_other_with_it(dataset):
+    """Two workers share the server: each sees it go down, and neither knows what the other had asked."""
+    bad: set[str] = set()
+
+    def answer(request: Request) -> str:
+        if request.body["max_tokens"] > 1:
+            bad.update([request.clip] if not bad else [])
+        if request.clip in bad:
+            fake.kill()
+            fake.restart_after(0.3)
+        return default_answer(request.clip)
+
+    with FakeServer(answer=answer, latency=lambda r: 0.2) as fake:
+        printed = s2v("caption", dataset, "--server", fake.url, "--concurrency", 6)
+    assert "with nothing beside it" in " ".join(printed.split())
+    (failure,) = read(str(dataset), FAILURES).to_pylist()
+    assert "nothing else to do" in failure["error"]
+    assert failure["transient"]
+    assert set(captions(dataset)) == kept(dataset) - {failure["clip_id"]}
+
+
 # ---------------------------------------------------------------- without Ray: one worker in this process
 
 
 def ask(dataset: Path, fake: FakeServer, limit: int = 4, *, again: bool = False, **changes: object) -> None:
     recipe = settings(str(dataset))[0]
     recipe = recipe.model_copy(update={"captioning": Captioning(servers=(fake.url,), patience=1.0, **changes)})
-    worker = caption.CaptionWorker(str(dataset), recipe, fake.model, limit, None)
+    worker = caption.CaptionWorker(str(dataset), recipe, Ready(fake.model), limit, None)
     try:
         question = caption.question(recipe.captioning, fake.model) if again else None
         for part in caption.plan(str(dataset), 1, again=question):
