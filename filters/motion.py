@@ -72,24 +72,36 @@ class Motion(Filter):
 
     def pair(self, batch: FrameBatch, tracks: Tracks, i: int, j: int) -> tuple[float | None, float | None, float]:
         """Speeds of background, subject and frame between two frames of the batch."""
-        first, second = self.luma(batch.images[i]), self.luma(batch.images[j])
+        first, second = luma(batch.images[i], self.side), luma(batch.images[j], self.side)
         shift = self._flow.calc(first, second, np.zeros((*first.shape, 2), np.float32))
         flow = shift / (self.side * (batch.times[j] - batch.times[i]))
-        textured = cv2.morphologyEx(first, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > self.texture
         people = person_mask(tracks, tracks.at(batch.times[i]), first.shape)
-        behind, front = textured & ~people, textured & people
-        overall = float(np.linalg.norm(flow, axis=2).mean())
-        enough = self.least * first.size
-        camera = np.median(flow[behind], axis=0) if behind.sum() > enough else None
-        background = float(np.median(np.linalg.norm(flow[behind], axis=1))) if camera is not None else None
-        relative = flow[front] - (camera if camera is not None else 0)
-        subject = float(np.linalg.norm(relative, axis=1).mean()) if front.sum() > enough else None
-        return background, subject, overall
+        background, subject = regions(flow, first, people, texture=self.texture, least=self.least)
+        return background, subject, float(np.linalg.norm(flow, axis=2).mean())
 
-    def luma(self, image: np.ndarray) -> np.ndarray:
-        scale = self.side / min(image.shape[:2])
-        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+
+def luma(image: np.ndarray, side: int) -> np.ndarray:
+    """(H, W) uint8 of a picture, `side` pixels on the short side."""
+    scale = side / min(image.shape[:2])
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+
+
+def regions(
+    flow: np.ndarray, first: np.ndarray, people: np.ndarray, *, texture: float, least: float
+) -> tuple[float | None, float | None]:
+    """Speeds of background and subject; None where less than `least` of the frame is a textured part of it.
+
+    flow: (H, W, 2) speeds between two frames. first: (H, W) luma of the first. people: (H, W) bool, where they are.
+    """
+    textured = cv2.morphologyEx(first, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > texture
+    behind, front = textured & ~people, textured & people
+    enough = least * first.size
+    camera = np.median(flow[behind], axis=0) if behind.sum() > enough else None
+    background = float(np.median(np.linalg.norm(flow[behind], axis=1))) if camera is not None else None
+    relative = flow[front] - (camera if camera is not None else 0)
+    subject = float(np.linalg.norm(relative, axis=1).mean()) if front.sum() > enough else None
+    return background, subject
 
 
 def person_mask(tracks: Tracks, t: int, shape: tuple[int, ...]) -> np.ndarray:

@@ -5,6 +5,7 @@ Source: https://github.com/hpcaitech/Open-Sora, `tools/scoring/optical_flow/infe
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -30,6 +31,16 @@ def motion_frames(frames: Sequence[np.ndarray]) -> Tensor:
 
 
 @torch.inference_mode()
+def flow_between(net: UniMatch, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Where each pixel of a frame went in another: (*motion_size, 2) float32, x (to the right) and y (down) in pixels
+    of that size. Both frames: (H, W, 3) uint8 RGB, alike."""
+    images = motion_frames([first, second]).to(next(net.parameters()).device)
+    flow = net(images[:1], images[1:])[0]
+    upright = first.shape[0] > first.shape[1]
+    flow = flow.mT.flip(0) if upright else flow  # the network saw rows as columns, so its x is their y
+    return flow.movedim(0, -1).cpu().numpy()
+
+
 def flow_score(net: UniMatch, frames: Sequence[np.ndarray]) -> float:
     """The mean of |x| and |y| of the flow over pixels and consecutive frames, in pixels at 320x576: about 0.6 to 0.8
     of the mean length of the vectors.
@@ -39,6 +50,4 @@ def flow_score(net: UniMatch, frames: Sequence[np.ndarray]) -> float:
     """
     if len(frames) < 2:
         raise ValueError(f"flow needs two frames or more, not {len(frames)}")
-    images = motion_frames(frames).to(next(net.parameters()).device)
-    pairs = [net(images[i : i + 1], images[i + 1 : i + 2]).abs().mean() for i in range(len(images) - 1)]
-    return float(torch.stack(pairs).mean())
+    return float(np.mean([np.abs(flow_between(net, first, second)).mean() for first, second in pairwise(frames)]))

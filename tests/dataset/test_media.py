@@ -45,6 +45,19 @@ def test_every_size_and_rate_comes_from_one_pass(tmp_path):
     assert clip.batches[needs[0]].images[0] is clip.batches[needs[1]].images[0]  # one conversion for both
 
 
+def left_half(image: np.ndarray) -> np.ndarray:
+    return image[:, : image.shape[1] // 2].copy()
+
+
+def test_pictures_are_cut_for_those_who_ask_for_it(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 1, picture=moving_square)
+    whole, cut = Frames(5), Frames(5, cut=left_half)
+    batches = read_one(path, 0, 9, whole, cut).batches
+    assert batches[whole].images[0].shape == (96, 128, 3)
+    for image, half in zip(batches[whole].images, batches[cut].images, strict=True):
+        np.testing.assert_array_equal(half, image[:, :64])
+
+
 def test_clips_of_a_source_share_one_pass(tmp_path):
     path = write_video(tmp_path / "a.mp4", 10, sound=clicks(10), gop=250)
     counters = Counters()
