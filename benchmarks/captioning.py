@@ -8,7 +8,6 @@ second, and what reading the pictures takes). They run in processes of their own
 """
 
 import argparse
-import math
 import random
 import sys
 import tempfile
@@ -76,9 +75,8 @@ def measure(dataset: Path, video: Path, servers: int, arguments: argparse.Namesp
     resources = Resources(most=arguments.slots)
     workers = worker_count(resources)
     parts = caption.plan(str(dataset), workers)
-    limit = math.ceil(arguments.slots / min(workers, len(parts)))
-    full = math.ceil(limit * servers / caption.CLIPS_PER_PART)
-    resources = Resources(most=arguments.slots, tasks=1 + full)
+    limit, at_once = caption.shares(settings, parts, workers)
+    resources = Resources(most=arguments.slots, tasks=at_once)
     apart = {process.pid for process, _ in fakes}
     before, began = processor_time(apart), time.monotonic()
     make = partial(caption.CaptionWorker, str(dataset), recipe, Ready("fake"), limit, None)

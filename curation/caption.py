@@ -258,6 +258,16 @@ def plan(dataset: str, workers: int, *, again: str | None = None) -> list[Part]:
     ]
 
 
+def shares(settings: Captioning, parts: list[Part], workers: int) -> tuple[int, int]:
+    """What keeps the servers full: requests in flight of one worker on each server, and parts that it has in work.
+
+    Beyond those that fill its slots, one waits for its last answers and one is being read.
+    """
+    limit = ceil(settings.concurrency / max(1, min(workers, len(parts))))
+    size = max((len(part.clips) for part in parts), default=1)
+    return limit, 2 + ceil(limit * len(settings.servers) / size)
+
+
 def stale_parts(dataset: str, question: str, kept: set[str]) -> dict[str, list[str]]:
     """Parts of `captions/` with answers to other questions, and which of their clips those are."""
     captions = table(dataset, CAPTIONS)

@@ -1,9 +1,10 @@
 """The chain: measure clips with all filters from one decode, and stop at the first hard rule a clip breaks."""
 
+import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -14,12 +15,13 @@ from curation.policy import Policy
 from curation.recipe import Recipe
 from curation.sources import local_copy
 from dataset.draw import draw_overlay
-from dataset.media import Counters, DecodedClip, Frames, MediaError, read_clips
+from dataset.media import Counters, DecodedClip, FrameBatch, Frames, MediaError, read_clips
 from dataset.records import Clip
 from dataset.tracks import Tracks
-from filters.base import ClipView, Filter, Measurement
+from filters.base import ClipView, Filter, Looked, Measurement
 
 T = TypeVar("T")
+DECODE = "decode"  # stands beside the filters in what was spent
 THUMB_HEIGHT = 120  # pixels
 THUMB_TIMES = (0.15, 0.5, 0.85)  # of the clip
 
@@ -30,7 +32,8 @@ class Job:
 
     clip: Clip
     measured: dict[str, Measurement] = field(default_factory=dict)
-    ms: dict[str, float] = field(default_factory=dict)  # milliseconds per filter
+    ms: dict[str, float] = field(default_factory=dict)  # milliseconds per filter, and of DECODE
+    looked: dict[str, Looked] = field(default_factory=dict)  # at what, by filter
     tracks: Tracks | None = None
     stopped: str | None = None  # the filter whose hard rule ended the chain
     decoded: int = 0  # frames that the decoder gave for this clip
@@ -78,6 +81,8 @@ class Chain:
         job.measured[name] = f.measure(view)
         job.ms[name] = 1000 * (time.thread_time() - began)
         job.tracks = view.tracks
+        if looked := view.looked or first_look(f, batches):
+            job.looked[name] = looked
 
     def run(self, uri: str, jobs: Sequence[Job]) -> Iterator[Job]:
         """Measure clips of one source, ascending in time. Every job comes back, with an error if it failed."""
@@ -94,14 +99,18 @@ class Chain:
     def run_decoded(self, path: str, jobs: list[Job]) -> Iterator[Job]:
         missing = [f for job in jobs for f in self.missing(job)]
         needs = sorted({need for f in missing for need in f.needs.frames}, key=lambda n: (n.short_side or 0, n.fps))
+        if not any(need.cut is None for need in needs):
+            needs.append(Frames(1, 90))  # for the thumbnail
         audio = any(f.needs.audio for f in missing)
         while jobs:
             spans = [(job.clip.start, job.clip.end) for job in jobs]
-            counters, seen = Counters(), Counters()
-            clips = read_clips(path, spans, needs or [Frames(1, 90)], audio=audio, counters=counters)
+            counters, seen, before = Counters(), Counters(), 0.0
+            clips = read_clips(path, spans, needs, audio=audio, counters=counters)
             try:
-                for decoded, total in ahead((clip, Counters(counters.opens, counters.decoded)) for clip in clips):
+                costs = ((clip, Counters(counters.opens, counters.decoded), time.thread_time()) for clip in clips)
+                for decoded, total, spent in ahead(costs):
                     job = jobs.pop(0)
+                    job.ms[DECODE], before = 1000 * (spent - before), spent
                     job.frames = decoded.span_frames
                     job.decoded, job.opens = total.decoded - seen.decoded, total.opens - seen.opens
                     seen = total
@@ -124,6 +133,15 @@ class Chain:
             job.error = f"{type(e).__name__}: {e}"
             job.remedy = "report this with the clip: a filter must not fail on a readable clip"
             return True
+
+
+def first_look(f: Filter, batches: Mapping[Frames, FrameBatch]) -> Looked | None:
+    """The pictures that a filter declared first."""
+    batch = next((batches[need] for need in f.needs.frames), None)
+    if not batch:
+        return None
+    height, width = batch.images[0].shape[:2]
+    return Looked.at(batch.times, width, height)
 
 
 def ahead(items: Iterable[T]) -> Iterator[T]:
@@ -151,7 +169,8 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
 
 def thumbnail(decoded: DecodedClip, job: Job) -> bytes:
     """JPEG strip of three frames with the tracked people drawn in."""
-    batch = min(decoded.batches.values(), key=lambda b: b.images[0].shape[0])
+    whole = [batch for need, batch in decoded.batches.items() if need.cut is None]
+    batch = min(whole, key=lambda b: b.images[0].shape[0])
     pictures = []
     for share in THUMB_TIMES:
         index = int(np.argmin(np.abs(batch.times - share * job.clip.seconds)))
@@ -169,6 +188,7 @@ def thumbnail(decoded: DecodedClip, job: Job) -> bytes:
 def handler(recipe: Recipe, policy: Policy) -> Callable[[tuple[str, list[Job]]], Iterator[Job | str]]:
     """One request is a source and some of its clips; the answers are the jobs, done."""
     cv2.setNumThreads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it when a filter loads it
     chain = Chain(recipe.build(), policy, cascade=recipe.cascade)
 
     def handle(request: tuple[str, list[Job]]) -> Iterator[Job | str]:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil
 from typing import Any
 
 import pyarrow.compute as pc
@@ -139,9 +138,8 @@ def caption_clips(dataset: str, recipe: Recipe, console: Console, *, again: bool
     asked = caption.question(settings, ready.model)
     redone = asked if again else None
     parts = caption.plan(dataset, worker_count(resources), again=redone)
-    limit = ceil(settings.concurrency / max(1, min(worker_count(resources), len(parts))))
-    full = ceil(limit * len(settings.servers) / caption.CLIPS_PER_PART)  # parts that keep a worker's slots full
-    resources = replace(resources, tasks=1 + full)
+    limit, at_once = caption.shares(settings, parts, worker_count(resources))
+    resources = replace(resources, tasks=at_once)
     make = partial(caption.CaptionWorker, dataset, recipe, ready, limit, key)
     run_stage("Caption", "clips", make, parts, sum(len(p.clips) for p in parts), resources, console)
     if suspects := caption.plan(dataset, 1, again=redone):

@@ -4,14 +4,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation.chain import Job
+from curation.chain import DECODE, Job
 from curation.layout import struct_of
 from curation.policy import Policy
 from curation.recipe import Recipe, digests
 from dataset.records import Clip
 from dataset.tables import short_hash
 from dataset.tracks import Tracks
-from filters.base import Filter
+from filters.base import Filter, Looked
 
 
 def score_schema(chain: list[Filter]) -> pa.Schema:
@@ -23,6 +23,7 @@ def score_schema(chain: list[Filter]) -> pa.Schema:
         ("policy", pa.string()),
         ("versions", pa.map_(pa.string(), pa.string())),
         ("ms", pa.map_(pa.string(), pa.float64())),
+        ("looked", pa.map_(pa.string(), struct_of(Looked))),
         ("frames", pa.int64()),
         ("decoded", pa.int64()),
         ("opens", pa.int64()),
@@ -49,6 +50,7 @@ class ScoreRows:
             "policy": self.policy.digest,
             "versions": [(name, self.digests[name]) for name in job.measured],
             "ms": list(job.ms.items()),
+            "looked": [(name, looked.model_dump()) for name, looked in job.looked.items()],
             "frames": job.frames,
             "decoded": job.decoded,
             "opens": job.opens,
@@ -59,12 +61,16 @@ class ScoreRows:
         """A job with the measurements that are still valid: same digest of version, parameters, weights, inputs."""
         job = Job(clip)
         if row:
-            versions, ms = dict(row["versions"]), dict(row["ms"])
+            versions, ms, looked = dict(row["versions"]), dict(row["ms"]), dict(row.get("looked") or [])
             for f in self.chain:
                 name = f.name()
                 if row.get(name) is not None and versions.get(name) == self.digests[name]:
                     job.measured[name] = f.Scores.model_validate(row[name])
                     job.ms[name] = ms.get(name, 0.0)
+                    if name in looked:
+                        job.looked[name] = Looked.model_validate(looked[name])
+            if DECODE in ms:
+                job.ms[DECODE] = ms[DECODE]
             job.frames, job.decoded, job.opens = row["frames"], row["decoded"], row["opens"]
         if tracks and job.measured:
             job.tracks = Tracks.from_row(tracks)

@@ -36,15 +36,36 @@ def score(*, unit: str, better: Literal["higher", "lower", "middle", "none"], ab
     return Field(default=None, description=about, json_schema_extra={"unit": unit, "better": better})
 
 
+class Looked(BaseModel):
+    """The pictures that a filter looked at: how many, when (seconds from the clip's start), and their size."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    frames: int
+    first: float
+    last: float
+    width: int
+    height: int
+
+    @classmethod
+    def at(cls, times: np.ndarray, width: int, height: int) -> "Looked":
+        """times: (N,) seconds, ascending."""
+        return cls(frames=len(times), first=float(times[0]), last=float(times[-1]), width=width, height=height)
+
+
 @dataclass
 class ClipView:
-    """What a filter sees of a clip: views on pixels and sound that were decoded once for all filters."""
+    """What a filter sees of a clip: views on pixels and sound that were decoded once for all filters.
+
+    A filter that looks at fewer pictures than it declared, or at others, says so in `looked`.
+    """
 
     clip: Clip
     batches: Mapping[Frames, FrameBatch]
     audio: np.ndarray | None  # (samples,) float32 mono at AUDIO_RATE from the clip's start; None: no audio stream
     measured: dict[str, Measurement]  # by filter name, of the filters that ran before
     tracks: Tracks | None = None  # set by the pose filter
+    looked: Looked | None = None
 
     def frames(self, need: Frames) -> FrameBatch:
         """The frames a filter declared in `needs`: RGB, upright, square pixels."""

@@ -14,7 +14,16 @@ from curation.policy import Rule
 
 MEASURED, FAILED, PENDING = 0, 1, 2  # state of a clip
 KEPT, UNDECIDED, UNJUDGED = -1, -2, -3  # outcomes that are not the index of a broken rule
-BESIDES = {"clip_id", "stopped", "versions", "ms", "frames", "decoded", "opens"}  # columns of `scores` of no filter
+BESIDES = {
+    "clip_id",
+    "stopped",
+    "versions",
+    "ms",
+    "looked",
+    "frames",
+    "decoded",
+    "opens",
+}  # columns of `scores` of no filter
 LARGEST = 3e38  # stands for infinity: fits into float32
 
 
