@@ -23,7 +23,8 @@ Worker = Callable[[Any], dict[str, int]]  # one task -> what it did
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one worker. most: workers; None: as many as fit. tasks: what a worker does at a time, in threads."""
+    """Of one worker. tasks: what it does at a time, in threads. most: workers; None: as many as fit and are needed.
+    With a limit all of them are started: each has its share of something, such as a server's slots."""
 
     cpus: float = 1.0
     gpus: float = 0.0
@@ -105,6 +106,7 @@ def run_tasks(make: Callable[[], Worker], tasks: Sequence[Any], resources: Resou
     """
     if not tasks:
         return
+    workers = min(worker_count(resources), len(tasks))
     blocks = [pa.table({"task": [pickle.dumps(task)]}) for task in tasks]
     data = ray.data.from_arrow(blocks).map_batches(
         Call,
@@ -112,7 +114,8 @@ def run_tasks(make: Callable[[], Worker], tasks: Sequence[Any], resources: Resou
         batch_size=1,
         compute=ActorPoolStrategy(
             min_size=1,
-            max_size=min(worker_count(resources), len(tasks)),
+            max_size=workers,
+            initial_size=workers if resources.most else 1,
             max_concurrent_calls_per_actor=resources.tasks,
             enable_true_multi_threading=resources.tasks > 1,
         ),

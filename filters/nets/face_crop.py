@@ -1,7 +1,7 @@
-"""The grey face crops that Light-ASD looks at (upstream Columbia_test.py, `crop_video` and `evaluate_network`).
+"""The face crops that Light-ASD and SyncNet look at (upstream Columbia_test.py and run_pipeline.py, `crop_video`).
 
-A face is cut out with more room below than above, so that the mouth comes to the middle; only the middle is kept.
-Upstream writes the crops to an XVID file on the way, which is left out here.
+A face is cut out with more room below than above, so that the mouth comes to the middle. SyncNet sees all of it in
+colour, Light-ASD only the middle in grey. Upstream writes the crops to an XVID file on the way, which is left out here.
 """
 
 from collections.abc import Sequence
@@ -17,16 +17,21 @@ MOUTH = slice(56, 168)  # rows and columns of it that are kept
 
 
 def face_crops(frames: Sequence[np.ndarray], boxes: np.ndarray) -> np.ndarray:
+    """For Light-ASD: `face_regions`, their middles in grey. Returns (T, 112, 112) uint8."""
+    return np.stack([cv2.cvtColor(r, cv2.COLOR_RGB2GRAY)[MOUTH, MOUTH] for r in face_regions(frames, boxes)])
+
+
+def face_regions(frames: Sequence[np.ndarray], boxes: np.ndarray) -> np.ndarray:
     """frames: T pictures (H, W, 3) uint8 RGB at 25 fps. boxes: (T, 4) x0, y0, x1, y1 of one face in pixels, NaN where
-    it was not found. Returns (T, 112, 112) uint8.
+    it was not found. Returns (T, 224, 224, 3) uint8 RGB.
 
     Raises ValueError where the boxes don't match the frames, or no box is known.
     """
     if boxes.shape != (len(frames), 4):
         raise ValueError(f"{len(frames)} frames need boxes of shape ({len(frames)}, 4), not {boxes.shape}")
     middles, sizes = smooth_track(boxes)
-    crops = [face_crop(frame, x, y, half) for frame, (x, y), half in zip(frames, middles, sizes, strict=True)]
-    return np.stack(crops)
+    regions = [face_region(frame, x, y, half) for frame, (x, y), half in zip(frames, middles, sizes, strict=True)]
+    return np.stack(regions)
 
 
 def smooth_track(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -49,8 +54,8 @@ def median(track: np.ndarray) -> np.ndarray:
     return np.median(around, axis=1)
 
 
-def face_crop(frame: np.ndarray, x: float, y: float, half: float) -> np.ndarray:
-    """(H, W, 3) RGB -> (112, 112), of the face with its middle at x, y and `half` its size, in pixels."""
+def face_region(frame: np.ndarray, x: float, y: float, half: float) -> np.ndarray:
+    """(H, W, 3) RGB -> (224, 224, 3), of the face with its middle at x, y and `half` its size, in pixels."""
     top, bottom = int(np.floor(y - half)), int(np.floor(y + half * (1 + 2 * ROOM)))
     left, right = int(np.floor(x - half * (1 + ROOM))), int(np.floor(x + half * (1 + ROOM)))
     height, width = frame.shape[:2]
@@ -61,4 +66,4 @@ def face_crop(frame: np.ndarray, x: float, y: float, half: float) -> np.ndarray:
     region = np.full((max(1, bottom - top), max(1, right - left), 3), GREY, np.uint8)
     row, column = max(0, -top), max(0, -left)
     region[row : row + seen.shape[0], column : column + seen.shape[1]] = seen
-    return cv2.cvtColor(cv2.resize(region, (SIDE, SIDE)), cv2.COLOR_RGB2GRAY)[MOUTH, MOUTH]
+    return cv2.resize(region, (SIDE, SIDE))
