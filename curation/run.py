@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import pyarrow.compute as pc
+import ray
 import yaml
 from rich.console import Console
 from rich.markup import escape
@@ -68,7 +69,8 @@ def curate(settings: Settings, console: Console) -> None:
     look_for_servers(recipe, console)
     write_settings(dataset, recipe, policy)
     start_ray(settings.address, dashboard=settings.dashboard)
-    resources = Resources(recipe.cpus, recipe.gpus)
+    look_for_gpus(settings)
+    resources, measuring = Resources(recipe.cpus), Resources(recipe.cpus, recipe.gpus)
     workers = worker_count(resources)
     forget_failures(dataset, everything=settings.retry_failed)
 
@@ -81,10 +83,10 @@ def curate(settings: Settings, console: Console) -> None:
         console.print(f"  {copies} sources hold the same bytes as another one and are left out")
 
     rows = ScoreRows(recipe, policy)
-    parts = measure.plan(dataset, rows, workers)
+    parts = measure.plan(dataset, rows, worker_count(measuring))
     total = sum(len(p.clips) for p in parts)
     make = partial(measure.MeasureWorker, dataset, recipe, policy)
-    run_stage("Measure", "clips", make, parts, total, resources, console)
+    run_stage("Measure", "clips", make, parts, total, measuring, console)
 
     select(dataset, policy, [f.name() for f in chain])
     if recipe.captioning.servers:
@@ -113,6 +115,17 @@ def changed(settings: Captioning, changes: dict[str, Any]) -> Captioning:
     rest = {name: value for name, value in changes.items() if name not in sight}
     data = settings.model_dump() | rest | {"sight": settings.sight.model_dump() | sight}
     return parse(Captioning, data, "captioning")
+
+
+def look_for_gpus(settings: Settings) -> None:
+    """Ray would wait for ever on a machine without one. A cluster may still start a node that has some."""
+    elsewhere = settings.address or os.environ.get("RAY_ADDRESS")
+    if settings.recipe.gpus and not elsewhere and not ray.cluster_resources().get("GPU"):
+        raise RunError(
+            f"Recipe '{settings.recipe.name}' wants {settings.recipe.gpus:g} of a GPU for each worker, and there is none "
+            "here. Name a cluster with --address; or copy the recipe and set `gpus: 0` for CPUs, which take a hundred "
+            "times as long."
+        )
 
 
 def look_for_servers(recipe: Recipe, console: Console) -> None:
@@ -155,7 +168,7 @@ def pack_clips(dataset: str, recipe: Recipe, console: Console) -> None:
     """The last stage, and what there is to look at afterwards."""
     plan = pack.plan(dataset, recipe)
     total = sum(len(s.clips) for s in plan.write)
-    resources = Resources(recipe.cpus, recipe.gpus)
+    resources = Resources(recipe.cpus)
     run_stage("Pack", "clips", partial(pack.PackWorker, dataset, recipe), plan.write, total, resources, console)
     pack.finish(dataset, plan.remove)
     status(dataset, console)
