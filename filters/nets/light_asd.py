@@ -153,7 +153,6 @@ def load(path: Path) -> LightASD:
     return net.eval().requires_grad_(False)
 
 
-@torch.inference_mode()
 def scores(net: LightASD, faces: np.ndarray, sound: np.ndarray) -> np.ndarray:
     """How surely the face speaks in each frame: the mean logit over cuts of the clip into chunks of 1, 2, .. 6 s.
 
@@ -172,19 +171,8 @@ def scores(net: LightASD, faces: np.ndarray, sound: np.ndarray) -> np.ndarray:
     frames = min(len(faces), len(heard) // MFCC_PER_FRAME)
     device = next(net.parameters()).device
     mfcc_tM = torch.tensor(heard[: frames * MFCC_PER_FRAME], dtype=torch.float32, device=device)
-    cut_TC, whole_TC = visual_embeddings(net, torch.tensor(faces[:frames], device=device))
-    total_T = torch.zeros(frames, device=device)
-    for seconds in DURATIONS:
-        for start in range(0, frames, seconds * FPS):
-            stop = min(start + seconds * FPS, frames)
-            seen_TC = whole_TC[start:stop].clone()
-            if start > 0:
-                seen_TC[:REACH] = cut_TC[start:stop][:REACH]
-            if stop < frames:
-                seen_TC[-REACH:] = cut_TC[stop - REACH : stop]
-            heard_TC = net.hear(mfcc_tM[start * MFCC_PER_FRAME : stop * MFCC_PER_FRAME])
-            total_T[start:stop] += net.judge(heard_TC, seen_TC)
-    return (total_T / len(DURATIONS)).cpu().numpy()
+    seen = visual_embeddings(net, torch.tensor(faces[:frames], device=device))
+    return mean_logits(net, seen, mfcc_tM).cpu().numpy()
 
 
 def rounded(logits: np.ndarray) -> np.ndarray:
@@ -192,6 +180,7 @@ def rounded(logits: np.ndarray) -> np.ndarray:
     return np.round(logits, 1)
 
 
+@torch.inference_mode()
 def visual_embeddings(net: LightASD, faces_THW: Tensor) -> tuple[Tensor, Tensor]:
     """(T, 128) of the clip cut at every second, and (T, 128) of the clip in one piece.
 
@@ -207,3 +196,25 @@ def visual_embeddings(net: LightASD, faces_THW: Tensor) -> tuple[Tensor, Tensor]
         seam_TC = net.see(faces_THW[at - 2 * REACH : at + 2 * REACH])
         whole_TC[at - REACH : at + REACH] = seam_TC[REACH : 3 * REACH]
     return cut_TC, whole_TC
+
+
+@torch.inference_mode()
+def mean_logits(net: LightASD, seen: tuple[Tensor, Tensor], mfcc_tM: Tensor) -> Tensor:
+    """`scores` for faces that were seen already, so that one face can be judged with several sounds.
+
+    seen: the two of `visual_embeddings`, (T, 128) each. mfcc_tM: (4 T, 13). Returns (T,).
+    """
+    cut_TC, whole_TC = seen
+    frames = len(whole_TC)
+    total_T = torch.zeros(frames, device=whole_TC.device)
+    for seconds in DURATIONS:
+        for start in range(0, frames, seconds * FPS):
+            stop = min(start + seconds * FPS, frames)
+            seen_TC = whole_TC[start:stop].clone()
+            if start > 0:
+                seen_TC[:REACH] = cut_TC[start:stop][:REACH]
+            if stop < frames:
+                seen_TC[-REACH:] = cut_TC[stop - REACH : stop]
+            heard_TC = net.hear(mfcc_tM[start * MFCC_PER_FRAME : stop * MFCC_PER_FRAME])
+            total_T[start:stop] += net.judge(heard_TC, seen_TC)
+    return total_T / len(DURATIONS)
