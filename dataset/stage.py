@@ -117,6 +117,8 @@ def run_tasks(make: Callable[[], Worker], tasks: Sequence[Any], resources: Resou
             max_size=workers,
             initial_size=workers if resources.most else 1,
             max_concurrent_calls_per_actor=resources.tasks,
+            # Not more than it works on: a worker that is up first would take all, and the others had nothing to do.
+            max_tasks_in_flight_per_actor=resources.tasks if resources.tasks > 1 else None,
             enable_true_multi_threading=resources.tasks > 1,
         ),
         num_cpus=resources.cpus,
