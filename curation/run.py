@@ -122,8 +122,8 @@ def look_for_gpus(settings: Settings) -> None:
     elsewhere = settings.address or os.environ.get("RAY_ADDRESS")
     if settings.recipe.gpus and not elsewhere and not ray.cluster_resources().get("GPU"):
         raise RunError(
-            f"Recipe '{settings.recipe.name}' wants {settings.recipe.gpus:g} of a GPU for each worker; this machine has "
-            "none. Name a cluster with --address, or copy the recipe and set `gpus: 0`: CPUs do it, very slowly."
+            f"Recipe '{settings.recipe.name}' wants {settings.recipe.gpus:g} of a GPU for each worker; there is "
+            "none here. Name a cluster with --address, or copy the recipe and set `gpus: 0`: CPUs do it, very slowly."
         )
 
 

@@ -1,7 +1,5 @@
 """Who is in the clip, where, and in which pose: the tracks that other filters and the training read."""
 
-from itertools import pairwise
-
 import numpy as np
 from pydantic import PrivateAttr
 
@@ -12,11 +10,10 @@ from filters.nets import blaze
 from filters.nets.blaze import Face
 from filters.nets.people import PeopleTracker
 from filters.nets.person import Person
+from filters.nets.track_series import Followed, as_tracks, bridge, series
 
 FRAMES = Frames(fps=25, short_side=360)
-BRIDGE = 0.4  # seconds of absence that are interpolated
 LASTING = 0.2  # share of the clip that a person must be seen to count
-FLEETING = 0.3  # seconds; whoever is seen for less is taken for a mistake of the detectors
 FACE_ALONE = 0.98  # score of the mesh network that a face needs where no body was ever found below it
 VISIBLE = 0.5  # confidence from which a body point counts as seen
 
@@ -70,6 +67,18 @@ class Pose(Filter):
             about="mean confidence of the main person's nose and eyes in the frames where the person is seen",
         )
 
+        @classmethod
+        def of(cls, tracks: Tracks) -> "Pose.Scores":
+            seen = np.isfinite(tracks.boxes[:, :, 0])
+            if not len(seen):
+                return cls(people=0, longest=0.0)
+            head = tracks.keypoints[0, seen[0]][:, HEAD, 2]
+            return cls(
+                people=int((seen.mean(axis=1) >= LASTING).sum()),
+                longest=round(float(seen[0].mean()), 4),
+                confidence=round(float(head.mean()), 4),
+            )
+
     _tracker: PeopleTracker = PrivateAttr()
 
     def setup(self) -> None:
@@ -80,32 +89,12 @@ class Pose(Filter):
         people = self._tracker.follow(batch.images, batch.times, 1 / self.body_fps, self.detect_every)
         height, width = batch.images[0].shape[:2] if len(batch) else (1, 1)
         clip.tracks = to_tracks(people, batch.times, width, height)
-        seen = np.isfinite(clip.tracks.boxes[:, :, 0])
-        if not len(seen):
-            return self.Scores(people=0, longest=0.0)
-        head = clip.tracks.keypoints[0, seen[0]][:, HEAD, 2]
-        return self.Scores(
-            people=int((seen.mean(axis=1) >= LASTING).sum()),
-            longest=round(float(seen[0].mean()), 4),
-            confidence=round(float(head.mean()), 4),
-        )
+        return self.Scores.of(clip.tracks)
 
 
 def to_tracks(people: list[Person], times: np.ndarray, width: int, height: int) -> Tracks:
     """Dense tracks in shares of the frame, the person seen longest and largest first."""
-    shown = [(person.id, *dense(person, times, width, height)) for person in people if certain(person)]
-    shown = [s for s in shown if lasts(np.isfinite(s[2][:, 0]), times)]
-    shown.sort(key=lambda s: -float(np.nansum(s[2][:, 3] - s[2][:, 1])))
-    if not shown:
-        return Tracks.empty(times)
-    ids, keypoints, boxes, faces = (np.stack(column) for column in zip(*shown, strict=True))
-    size = np.array([width, height], np.float32)
-    keypoints[..., :2] = (keypoints[..., :2] + 0.5) / size  # pixel 0 is the square from 0 to 1
-    boxes, faces = ((b + 0.5) / np.tile(size, 2) for b in (boxes, faces))
-    inside = ((keypoints[..., :2] >= 0) & (keypoints[..., :2] <= 1)).all(axis=-1)
-    keypoints[..., 2] *= inside  # a place beyond the frame is a guess; it is kept, with confidence 0
-    keypoints = np.nan_to_num(keypoints)
-    return Tracks(times, ids, keypoints.astype(np.float32), boxes.astype(np.float32), faces.astype(np.float32))
+    return as_tracks([dense(p, times, width, height) for p in people if certain(p)], times, width, height)
 
 
 def certain(person: Person) -> bool:
@@ -113,18 +102,13 @@ def certain(person: Person) -> bool:
     return bool(person.bodies) or float(np.median([face.score for face in person.faces.values()] or [0])) >= FACE_ALONE
 
 
-def lasts(seen: np.ndarray, times: np.ndarray) -> bool:
-    """Is a person seen long enough to be believed? In a clip shorter than that, half of it is enough."""
-    step = float(np.median(np.diff(times))) if len(times) > 1 else FLEETING
-    return seen.sum() * step >= min(FLEETING, len(times) * step / 2)
-
-
-def dense(person: Person, times: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One person in every frame: keypoints (T, 128, 3), body boxes (T, 4), face boxes (T, 4); pixels."""
+def dense(person: Person, times: np.ndarray, width: int, height: int) -> Followed:
     count = len(times)
-    body = series({i: np.column_stack([b.points[:33], b.visible[:33]]) for i, b in person.bodies.items()}, 33, times)
+    body = series(
+        {i: np.column_stack([b.points[:33], b.visible[:33]]) for i, b in person.bodies.items()}, (33, 3), times
+    )
     hands = {
-        side: series({i: with_score(h.points, h.score) for i, h in seen.items()}, 21, times)
+        side: series({i: with_score(h.points, h.score) for i, h in seen.items()}, (21, 3), times)
         for side, seen in person.hands.items()
     }
     faces = np.full((count, 4), np.nan)
@@ -137,7 +121,7 @@ def dense(person: Person, times: np.ndarray, width: int, height: int) -> tuple[n
     keypoints[:, LEFT_HAND], keypoints[:, RIGHT_HAND] = hands["left"], hands["right"]
     fingers = keypoints[:, LEFT_HAND.start : RIGHT_HAND.stop]
     boxes = np.stack([body_box(body[i], fingers[i], faces[i], width, height) for i in range(count)])
-    return keypoints, bridge(boxes, times), faces
+    return Followed(person.id, keypoints, bridge(boxes, times), faces)
 
 
 def with_head(joints: np.ndarray, face: Face) -> np.ndarray:
@@ -152,36 +136,6 @@ def with_head(joints: np.ndarray, face: Face) -> np.ndarray:
 
 def with_score(points: np.ndarray, confidence: float) -> np.ndarray:
     return np.column_stack([points, np.full(len(points), confidence)])
-
-
-def series(samples: dict[int, np.ndarray], points: int, times: np.ndarray) -> np.ndarray:
-    """Samples (K, 3) by frame number -> (T, K, 3): smoothed, interpolated over short gaps, NaN elsewhere.
-
-    The last sample before a gap is held for as long as the step to it took: its frames were not looked at.
-    """
-    dense = np.full((len(times), points, 3), np.nan)
-    frames = np.array(sorted(samples), int)
-    if not len(frames):
-        return dense
-    values = np.stack([samples[i] for i in frames])
-    runs = np.split(np.arange(len(frames)), np.flatnonzero(np.diff(times[frames]) > BRIDGE) + 1)
-    for run in runs:
-        at, known = frames[run], smooth(values[run])
-        hold = int(np.min(np.diff(at))) if len(at) > 1 else 1
-        span = np.arange(at[0], min(at[-1] + hold, len(times)))
-        flat = known.reshape(len(run), -1)
-        dense[span] = np.stack([np.interp(times[span], times[at], c) for c in flat.T], axis=-1).reshape(-1, points, 3)
-    return dense
-
-
-def smooth(values: np.ndarray) -> np.ndarray:
-    """Savitzky-Golay (5 samples, parabola) over time for x and y of (N, K, 3): jitter goes, quick gestures stay."""
-    if len(values) < 5:
-        return values
-    smoothed = values.copy()
-    weights = np.array([-3, 12, 17, 12, -3]) / 35
-    smoothed[2:-2, :, :2] = sum(w * values[k : len(values) - 4 + k, :, :2] for k, w in enumerate(weights))
-    return smoothed
 
 
 def openpose(body: np.ndarray) -> np.ndarray:
@@ -231,14 +185,3 @@ def leaving(start: np.ndarray, end: np.ndarray, limit: np.ndarray) -> np.ndarray
     step = end - start
     way = np.where(step > 0, limit - start, -start) / np.where(step == 0, np.nan, step)
     return (start + step * np.nanmin(way))[None]
-
-
-def bridge(boxes: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Interpolate (T, 4) boxes over absences of at most `BRIDGE` seconds."""
-    seen = np.flatnonzero(np.isfinite(boxes[:, 0]))
-    bridged = boxes.copy()
-    for a, b in pairwise(seen):
-        if b - a > 1 and times[b] - times[a] <= BRIDGE:
-            share = ((times[a + 1 : b] - times[a]) / (times[b] - times[a]))[:, None]
-            bridged[a + 1 : b] = (1 - share) * boxes[a] + share * boxes[b]
-    return bridged

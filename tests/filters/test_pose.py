@@ -10,7 +10,8 @@ from dataset.media import FrameBatch
 from dataset.tracks import BODY, FACE, Tracks
 from filters import weights
 from filters.base import ClipView
-from filters.pose import FRAMES, IBUG_FROM_MESH, Pose, leaving, smooth
+from filters.nets.track_series import smooth
+from filters.pose import FRAMES, IBUG_FROM_MESH, Pose, leaving
 
 UPPER_LIP, LOWER_LIP = FACE.start + 62, FACE.start + 66
 SIDE = 320  # pixels of the portrait as shown
