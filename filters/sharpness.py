@@ -56,7 +56,9 @@ class Sharpness(Filter):
             luma = self.cut(image, box)
             if luma is not None:
                 faces.append(self.sharpness(luma))
-                mouths.append(self.mouth(luma, box, around(clip.tracks.keypoints[person, t, MOUTH], 0.25)))
+                lips = clip.tracks.keypoints[person, t, MOUTH]
+                if lips[:, 2].any():  # a backend may know of a face, and not of its points
+                    mouths.append(self.mouth(luma, box, around(lips, 0.25)))
         return self.Scores(face=median(faces), mouth=median(mouths), hand=median(hands))
 
     def cut(self, image: np.ndarray, box: np.ndarray) -> np.ndarray | None:

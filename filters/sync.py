@@ -44,7 +44,7 @@ class Sync(Filter):
         if clip.audio is None or len(clip.tracks.times) < 2:
             return self.Scores()
         grid = np.arange(clip.tracks.times[0], min(clip.tracks.times[-1], len(clip.audio) / AUDIO_RATE), 1 / RATE)
-        seen = visible(clip.tracks)
+        seen = lips_seen(clip.tracks)
         loudness = voice_level(clip.audio, grid)
         aspect = clip.clip.media.width / clip.clip.media.height
         found = []
@@ -75,12 +75,17 @@ class Sync(Filter):
         )
 
 
+def lips_seen(tracks: Tracks) -> np.ndarray:
+    """(P, T) bool. A backend may know of a face, and not of its points."""
+    return visible(tracks) & tracks.keypoints[:, :, FACE, 2].any(axis=-1)
+
+
 def lip_speed(tracks: Tracks, person: int, grid: np.ndarray, aspect: float) -> np.ndarray:
     """(N,) how fast the opening between the inner lips changes at the times of `grid`, in face heights per second.
 
     aspect: width / height of the frame, as keypoints are shares of either.
     """
-    seen = visible(tracks)[person]
+    seen = lips_seen(tracks)[person]
     points, times = tracks.keypoints[person, seen, FACE, :2] * (aspect, 1.0), tracks.times[seen]
     height = np.median(np.linalg.norm(points[:, CHIN] - points[:, BROW], axis=1))
     opening = np.linalg.norm(points[:, UPPER] - points[:, LOWER], axis=1) / height
