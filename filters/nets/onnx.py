@@ -6,7 +6,7 @@ from filters import weights
 
 
 def load(name: str, *, gpu: bool = False) -> onnxruntime.InferenceSession:
-    """The network of a weight file, by its name in `filters.weights`. gpu: there, where onnxruntime was built for it."""
+    """The network of a weight file, by its name in `filters.weights`. gpu: there, if onnxruntime can."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     wanted = ["CUDAExecutionProvider"] if gpu else []
