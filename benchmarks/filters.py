@@ -68,7 +68,8 @@ def main() -> None:
         from benchmarks.random_weights import stand_in
 
         stand_in(chain)
-    ensure_weights(chain)
+    else:
+        ensure_weights(chain)
     clips = [clip_of(path, arguments.seconds) for path in arguments.clips]
     decoded = [decode(clip, chain) for clip in clips]
     jobs = [Job(clip) for clip in clips]

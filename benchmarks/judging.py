@@ -18,18 +18,18 @@ from curation.layout import CLIPS, FAILURES, SCORES, VERDICTS, read
 
 # The classes of a benchmark -> our filters that are meant to catch them; those missing here wait for a filter to come.
 CAUGHT_BY = {
-    "active_speaker": {"sync", "voice"},
+    "active_speaker": {"sync", "voice", "active_speaker"},
     "audio_present": {"header"},
     "decode": {"failure"},
     "duration": {"header"},
     "fps": {"header"},
     "motion_excess": {"motion", "header"},
-    "motion_none": {"media", "motion"},
+    "motion_none": {"media", "motion", "active_speaker"},
     "pose_spatial": {"occupancy", "faces"},
     "pose_temporal": {"occupancy", "faces", "header"},
     "scene_cut": {"header"},
     "sharpness_face": {"sharpness", "faces", "occupancy"},
-    "speech": {"voice", "media"},
+    "speech": {"voice", "media", "active_speaker"},
     "subtitle_face": {"subtitles"},
 }
 

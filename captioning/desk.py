@@ -3,6 +3,7 @@
 import asyncio
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
+from math import ceil
 from threading import Semaphore, Thread
 
 from captioning.client import Captioned, Captioner, open_captioner
@@ -13,7 +14,7 @@ from captioning.protocol import Key
 from captioning.settings import Captioning
 from dataset.errors import RunError
 
-AHEAD = 4  # clips that are read before a server has room for them
+AHEAD = 0.5  # of its slots: clips that are read before there is room for them, since answers come in waves
 
 
 class Desk:
@@ -25,7 +26,7 @@ class Desk:
     def __init__(self, settings: Captioning, ready: Ready, limit: int, key: Key, *, alone: bool = False):
         self.loop = asyncio.new_event_loop()
         Thread(target=self.loop.run_forever, daemon=True).start()
-        self.room = Semaphore(limit * len(settings.servers) + AHEAD)
+        self.room = Semaphore(ceil((1 + AHEAD) * limit * len(settings.servers)))
         self.stack = AsyncExitStack()
         self.error: BaseException | None = None
         opened = self.stack.enter_async_context(open_captioner(settings, ready, limit, key, alone=alone))

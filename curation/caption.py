@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from captioning import prompt
 from captioning.client import Captioned, Refused, Suspect
-from captioning.desk import Desk
+from captioning.desk import AHEAD, Desk
 from captioning.frames import Frames, Sight, read_frames
 from captioning.lint import Facts
 from captioning.preflight import Ready
@@ -261,11 +261,11 @@ def plan(dataset: str, workers: int, *, again: str | None = None) -> list[Part]:
 def shares(settings: Captioning, parts: list[Part], workers: int) -> tuple[int, int]:
     """What keeps the servers full: requests in flight of one worker on each server, and parts that it has in work.
 
-    Beyond those that fill its slots, one waits for its last answers and one is being read.
+    Beyond those that fill its slots and its desk, one waits for its last answers and one is being read.
     """
     limit = ceil(settings.concurrency / max(1, min(workers, len(parts))))
     size = max((len(part.clips) for part in parts), default=1)
-    return limit, 2 + ceil(limit * len(settings.servers) / size)
+    return limit, 2 + ceil((1 + AHEAD) * limit * len(settings.servers) / size)
 
 
 def stale_parts(dataset: str, question: str, kept: set[str]) -> dict[str, list[str]]:

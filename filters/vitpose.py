@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, PrivateAttr
 
+from dataset.media import JITTER
 from dataset.tracks import BODY, FACE, KEYPOINTS
 from filters import weights
 from filters.base import ClipView, Filter, Looked, Measurement, Needs
@@ -80,7 +81,7 @@ class Vitpose(Filter):
         for (p, i), points in zip(wanted, joints, strict=True):
             samples[p][i] = points
         shown = [
-            self._followed(track.id, inside(b, width, height), s, batch.times)
+            self._followed(track.id, inside(b, width, height), s, moments, batch.times)
             for track, b, s in zip(people, boxes, samples, strict=True)
         ]
         clip.tracks = as_tracks(shown, batch.times, width, height)
@@ -99,25 +100,38 @@ class Vitpose(Filter):
         joints[..., 2] = joints[..., 2].clip(0, 1)
         return joints
 
-    def _followed(self, number: int, boxes: np.ndarray, samples: dict[int, np.ndarray], times: np.ndarray) -> Followed:
-        """One person in every frame. boxes: (T, 4) pixels. samples: (128, 3) by frame number.
+    def _followed(
+        self, number: int, boxes: np.ndarray, samples: dict[int, np.ndarray], moments: list[int], times: np.ndarray
+    ) -> Followed:
+        """One person in every frame. boxes: (T, 4) pixels. samples: (128, 3) by frame number, some of `moments`.
 
         Faces are not smoothed, and not made up where a sample does not show them.
         """
         gap = max(BRIDGE, NEXT / self.pose_fps)
         keypoints = series(samples, (KEYPOINTS, 3), times, gap=gap, smoothed=lambda v: smooth(settled(v)))
         shown = {i: box.reshape(2, 2) for i, points in samples.items() if (box := face_box(points)) is not None}
-        as_measured: dict[str, Any] = {"gap": NEXT / self.pose_fps, "smoothed": lambda values: values}
-        keypoints[:, FACE] = series({i: samples[i][FACE] for i in shown}, (68, 3), times, **as_measured)
-        return Followed(number, keypoints, boxes, series(shown, (2, 2), times, **as_measured).reshape(-1, 4))
+        keypoints[:, FACE] = between(moments, {i: samples[i][FACE] for i in shown}, (68, 3), times)
+        return Followed(number, keypoints, boxes, between(moments, shown, (2, 2), times).reshape(-1, 4))
 
 
 def beat(times: np.ndarray, fps: float) -> list[int]:
-    """Numbers of the frames to look at: `fps` a second, or all where there are fewer."""
-    if not len(times):
-        return []
-    due = np.arange(times[0], times[-1] + 1e-6, 1 / fps)
-    return np.unique(np.searchsorted(times, due - 1e-3)).tolist()
+    """Numbers of the frames to look at: the first one in each 1/fps, by the rule that took them from the file."""
+    slots = ((times - times[:1] + JITTER) * fps).astype(int)
+    return np.flatnonzero(np.diff(slots, prepend=-1)).tolist()
+
+
+def between(
+    moments: list[int], samples: dict[int, np.ndarray], shape: tuple[int, int], times: np.ndarray
+) -> np.ndarray:
+    """(T, *shape) from samples at some of `moments`: interpolated from one moment to the next, held where that has
+    none, NaN elsewhere. However uneven the frames are in time, none between two samples is left out."""
+    known = np.stack([samples.get(i, np.full(shape, np.nan)) for i in moments])
+    before = np.searchsorted(moments, np.arange(len(times)), side="right") - 1
+    after = np.minimum(before + 1, len(moments) - 1)
+    start = times[moments][before]
+    share = (times - start) / np.maximum(times[moments][after] - start, 1e-9)
+    a, b, share = known[before], known[after], np.where(after > before, share, 0.0)[:, None, None]
+    return np.where(np.isnan(b), a, (1 - share) * a + share * b)
 
 
 def dense_boxes(track: BoxTrack, times: np.ndarray, gap: float) -> np.ndarray:

@@ -6,6 +6,7 @@ they come from, they are held to the digest that is known of them.
 
 import fcntl
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +16,7 @@ from filters.weights import store
 from filters.weights.entry import WHOLE, Entry, MissingWeights, Unavailable
 from filters.weights.registry import REGISTRY
 from filters.weights.store import cache_dir
-from filters.weights.wheel import Wheel
+from filters.weights.web import Mirror
 
 __all__ = ["REGISTRY", "Entry", "MissingWeights"]
 
@@ -66,11 +67,6 @@ def path(name: str) -> Path:
     return root / name
 
 
-def in_wheel(name: str) -> bool:
-    """Does pip deliver it? Such weights come without being asked for."""
-    return isinstance(entry(name).source, Wheel)
-
-
 def accepted(name: str) -> bool:
     """Was the licence accepted, or need it not be?"""
     return store.accepted(entry(name))
@@ -91,12 +87,14 @@ def checked() -> Iterator[store.Checked]:
 
 def fetch(wanted: Entry) -> None:
     """Get the entry's files into the cache. Safe from many processes at once."""
+    mirror = os.environ.get("S2V_WEIGHTS_MIRROR")
+    source = Mirror(mirror) if mirror else wanted.source
     try:
         with locked(wanted):
             for file in wanted.files:
                 found = store.check(file, cache_dir())
                 if found is None or not found.good:
-                    wanted.source.fetch(replace(file, sha256=store.expected(file)), cache_dir())
+                    source.fetch(replace(file, sha256=store.expected(file)), cache_dir())
     except Unavailable as e:
         raise MissingWeights(wanted.name, f"not here, and {e}. {how_to_get(wanted)}") from e
     except OSError as e:

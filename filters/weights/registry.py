@@ -41,10 +41,10 @@ def snapshot(name: str, source: Hub, licence: str, about_mb: float, **files: tup
     return [Entry(name, source, parts, licence, about_mb)]
 
 
-def unimatch(file: str, about_mb: float) -> list[Entry]:
+def unimatch(file: str, about_mb: float, sha256: str = "") -> list[Entry]:
     """The name ends with the first digits of the sha256, as torch hub wants it."""
     url = f"https://s3.eu-central-1.amazonaws.com/avg-projects/unimatch/pretrained/{file}"
-    return single(f"unimatch/{file}", Https(url), "MIT", sha256=file[-12:-4], about_mb=about_mb)
+    return single(f"unimatch/{file}", Https(url), "MIT", sha256 or file[-12:-4], about_mb=about_mb)
 
 
 def registry(*groups: Iterable[Entry]) -> dict[str, Entry]:
@@ -190,16 +190,21 @@ REGISTRY = registry(
         "dover/DOVER-Mobile.pth",
         Https("https://github.com/QualityAssessment/DOVER/releases/download/v0.5.0/DOVER-Mobile.pth"),
         S_LAB,
+        "81b487be2aa4b3dd6920afa2e92294ed8fdd46a306911f75ecc8e6938a670884",
         about_mb=43,
         must_accept=True,
     ),
-    unimatch("gmflow-scale2-regrefine6-mixdata-train320x576-4e7b215d.pth", about_mb=29),
+    unimatch(
+        "gmflow-scale2-regrefine6-mixdata-train320x576-4e7b215d.pth",
+        about_mb=29,
+        sha256="4e7b215d5a25dc3b41bd2fb55cbbfe1b715a9c279bdcc8ad30bc31afe69421ca",
+    ),
     unimatch("gmflow-scale1-mixdata-train320x576-4c3a6e9a.pth", about_mb=19),
     single(
         "aesthetic/sac+logos+ava1-l14-linearMSE.pth",
         Https(
-            "https://raw.githubusercontent.com/christophschuhmann/improved-aesthetic-predictor/main/"
-            "sac%2Blogos%2Bava1-l14-linearMSE.pth"
+            "https://raw.githubusercontent.com/christophschuhmann/improved-aesthetic-predictor/"
+            "6934dd81792f086e613a121dbce43082cb8be85e/sac%2Blogos%2Bava1-l14-linearMSE.pth"
         ),
         "Apache-2.0",
         "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",

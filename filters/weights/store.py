@@ -8,6 +8,7 @@ digest of its first use; beside one whose licence was accepted, `NAME.accepted`.
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from filters.weights.entry import WHOLE, Entry, File, MissingWeights
@@ -41,9 +42,15 @@ def remembered_sha256(path: Path) -> str:
     noted, now = read(note_of(path)), state_of(path)
     if noted.startswith(now):
         return noted.removeprefix(now)
-    found = sha256_of(path)
+    found = sha256_once(path, now)
     remember(path, found)
     return found
+
+
+@cache
+def sha256_once(path: Path, state: str) -> str:
+    """For a process whose cache can't be written to. state: a changed file is another one."""
+    return sha256_of(path)
 
 
 def remember(path: Path, sha256: str) -> None:

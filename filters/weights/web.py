@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from filters.weights.entry import File, Unavailable
+from filters.weights.entry import WHOLE, File, Unavailable
 from filters.weights.progress import progress
 from filters.weights.store import remember, sha256_of
 
@@ -57,21 +57,33 @@ class Hub:
         download(wanted, into, url, os.environ.get("HF_TOKEN"))
 
 
-def download(wanted: File, into: Path, official: str, token: str | None = None) -> None:
-    """Fetch a file to `into / wanted.name`, from `$S2V_WEIGHTS_MIRROR` where that is set.
+@dataclass(frozen=True)
+class Mirror:
+    """A server that has every file under its own name, in place of all official sources. A copy of a cache will do."""
+
+    base: str
+
+    advice = ""
+
+    def __str__(self) -> str:
+        return self.base
+
+    def fetch(self, wanted: File, into: Path) -> None:
+        download(wanted, into, f"{self.base.rstrip('/')}/{quote(wanted.name)}")
+
+
+def download(wanted: File, into: Path, url: str, token: str | None = None) -> None:
+    """Fetch a file to `into / wanted.name`. token: for the host of `url` alone.
 
     What was received stays in `.part` when the connection ends early: the next call asks for the rest. Raises
-    `Unavailable`, and leaves nothing, where the content isn't what `wanted` says. token: for the official host alone.
+    `Unavailable`, and leaves nothing, where the content isn't what `wanted` says.
     """
-    url = official
-    if mirror := os.environ.get("S2V_WEIGHTS_MIRROR"):
-        url, token = f"{mirror.rstrip('/')}/{quote(wanted.name)}", None
     if urlsplit(url).scheme not in ("http", "https"):
         raise Unavailable(f"{url} is no http:// or https:// address")
     part = Part(into / f"{wanted.name}.part")
     part.path.parent.mkdir(parents=True, exist_ok=True)
     with progress(wanted.name, wanted.size) as advance:
-        persist(lambda: receive(request(url, token), part, wanted.size, advance), url, part)
+        persist(lambda: receive(request(url, token), part, wanted, advance), url, part)
     found = sha256_of(part.path)
     if not found.startswith(wanted.sha256):
         part.drop()
@@ -124,16 +136,18 @@ def persist(attempt: Callable[[], None], url: str, part: Part) -> None:
         time.sleep(PAUSE)
 
 
-def receive(request: urllib.request.Request, part: Part, size: int | None, advance: Callable[[int], None]) -> None:
-    """One request for what is missing. size: bytes of the whole file, where known."""
-    have = part.size
+def receive(request: urllib.request.Request, part: Part, wanted: File, advance: Callable[[int], None]) -> None:
+    """One request for what is missing."""
+    if not part.tag.exists() and len(wanted.sha256) < WHOLE:
+        part.drop()  # nothing would tell whether the rest belongs to the same version
+    have, size = part.size, wanted.size
     if size is not None and have == size:
         return
     if have:
         request.add_header("Range", f"bytes={have}-")
         if part.tag.exists():
             request.add_header("If-Range", part.tag.read_text())
-    with urllib.request.build_opener(SameHost).open(request, timeout=TIMEOUT) as answer:
+    with urllib.request.build_opener(CarefulRedirects).open(request, timeout=TIMEOUT) as answer:
         if answer.headers.get_content_type() == "text/html":  # of a login or a proxy, say
             raise Unavailable(f"{request.full_url} answered with a web page")
         if answer.status != 206:  # the server knows no ranges, or has another version now
@@ -164,12 +178,15 @@ def request(url: str, token: str | None) -> urllib.request.Request:
     return made
 
 
-class SameHost(urllib.request.HTTPRedirectHandler):
-    """Takes the token along when a host sends us on to itself, and to nobody else."""
+class CarefulRedirects(urllib.request.HTTPRedirectHandler):
+    """Leads from https to https alone. Takes the token along when a host sends us on to itself, and to nobody else."""
 
     def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str) -> Any:
+        old, new = urlsplit(req.full_url), urlsplit(newurl)
+        if new.scheme not in ("https", old.scheme):
+            raise Unavailable(f"{old.hostname} sends us on to {new.scheme}://{new.hostname}, which was not followed")
         sent_on = super().redirect_request(req, fp, code, msg, headers, newurl)
         token = req.unredirected_hdrs.get("Authorization")
-        if sent_on and token and urlsplit(newurl)[:2] == urlsplit(req.full_url)[:2]:
+        if sent_on and token and old[:2] == new[:2]:
             sent_on.add_unredirected_header("Authorization", token)
         return sent_on

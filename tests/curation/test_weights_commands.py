@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 import cli
+from curation import recipe, weights_commands
 from curation.explain import score_card
 from curation.policy import load_policy
 from curation.recipe import Recipe, ensure_weights
@@ -33,7 +34,7 @@ def shelf(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(web, "PAUSE", 0)
     nowhere = Https("http://127.0.0.1:9/net.bin")
-    free = Entry(FREE, nowhere, (File(FREE, sha256(b"free"), 4),), "MIT")
+    free = Entry(FREE, nowhere, (File(FREE, sha256(b"free"), 4),), "MIT", about_mb=60)
     bound = Entry(BOUND, nowhere, (File(BOUND),), "S-Lab 1.0: NON-COMMERCIAL", about_mb=240, must_accept=True)
     monkeypatch.setattr(weights, "REGISTRY", {**weights.REGISTRY, FREE: free, BOUND: bound})
     (tmp_path / "shelf" / "toy").mkdir(parents=True)
@@ -49,7 +50,7 @@ def s2v(capsys, *arguments: str, code: int = 0) -> str:
 
 
 def test_list_shows_licence_and_state(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(weights_commands, "out", Console(width=200, highlight=False))
     text = s2v(capsys, "list")
     assert f"{FREE} {sha256(b'free')[:8]}" in text
     assert f"{BOUND} (unknown)" in text
@@ -68,11 +69,13 @@ def test_pull_path_and_verify(capsys, shelf):
     assert "another file than the one we know" in s2v(capsys, "path", FREE, code=1)
 
 
-def test_pull_asks_for_consent(capsys, shelf):
+def test_pull_asks_for_consent(capsys, shelf, monkeypatch):
+    monkeypatch.setattr(weights_commands, "out", Console(width=200, highlight=False))
     (shelf / BOUND).write_bytes(b"bound")
     assert "NON-COMMERCIAL" in s2v(capsys, "pull", BOUND, code=1)
     assert "accepted S-Lab 1.0" in s2v(capsys, "pull", BOUND, "--accept-licence")
     assert s2v(capsys, "path", BOUND) == str(shelf / BOUND)
+    assert f"{BOUND} {sha256(b'bound')[:8]} (first use)" in s2v(capsys, "list")
 
 
 @pytest.mark.parametrize(
@@ -104,8 +107,17 @@ def test_a_run_without_its_weights_fails_with_one_command(shelf):
     ensure_weights([Needy()])
 
 
+def test_small_files_come_unasked(monkeypatch):
+    monkeypatch.setattr(Needy, "weights", (FREE,))
+    with pytest.raises(RunError, match=r"(?s)missing:.*60 MB.*Get them: s2v weights pull toy/net\.bin$"):
+        ensure_weights([Needy()])
+    monkeypatch.setattr(recipe, "UNASKED", 61)
+    with pytest.raises(RunError, match="Connection refused"):
+        ensure_weights([Needy()])
+
+
 def test_weights_of_a_shipped_recipe_are_got_by_its_name(monkeypatch):
-    monkeypatch.setattr(weights, "in_wheel", lambda name: False)
+    monkeypatch.setattr(recipe, "UNASKED", 0)
     with pytest.raises(RunError, match=r"Get them: s2v weights pull --recipe embedded$"):
         ensure_weights(Recipe(name="mine", filters=["voice", "pose", "subtitles"]).build())
 

