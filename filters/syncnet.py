@@ -22,7 +22,8 @@ class SyncNet(Filter):
     """Audio that isn't synchronised with the speaker (paper section 2, there by Light-ASD, which doesn't notice it).
 
     Scores are of the face that fits best, over its longest uninterrupted stretch. Upstream crops faces of S3FD from
-    native frames; here they are those of the tracks, enlarged to S3FD's size, at 360 lines.
+    native frames; here they are those of the tracks, enlarged to S3FD's size, at 360 lines. What that changes was
+    not measured.
     """
 
     needs = Needs(frames=(FRAMES,), audio=True, after=("pose",))
@@ -75,5 +76,5 @@ class SyncNet(Filter):
         frames = [batch.images[i] for i in np.abs(batch.times - grid[longest, None]).argmin(axis=1)]
         height, width = frames[0].shape[:2]
         faces = face_regions(frames, enlarged(boxes[longest] * (width, height, width, height)))
-        # In full precision on a GPU, too: the network takes colours from 0 to 255, whose sums leave half's range.
+        # Not in half precision on a GPU: the network takes colours from 0 to 255, whose sums may leave its range.
         return evaluate(self._net, faces, pcm16(clip.audio)[longest.start * HOP : longest.stop * HOP])

@@ -1,8 +1,9 @@
 """SyncNet: how well lips and sound fit together at which offset (Chung and Zisserman 2016, "Out of time").
 
 Modules carry the names of the official weights, `syncnet_v2.model` of https://github.com/joonson/syncnet_python (MIT):
-a plain state dict. LSE-C and LSE-D, as papers on talking heads report them (Prajwal et al. 2020, Wav2Lip), are its
-confidence and its smallest distance.
+a plain state dict in torch's format of before 1.6, which `weights_only` reads, without counts of batches. LSE-C and
+LSE-D, as papers on talking heads report them (Prajwal et al. 2020, Wav2Lip), are its confidence and its smallest
+distance.
 
 Names of sizes: T video frames at 25 fps, N = T - 5 windows of five frames, C = 1024 channels of an embedding.
 """
@@ -24,13 +25,13 @@ ROWS_PER_FRAME, ROWS = 4, 20  # of `mfcc`: a frame's, a window's
 REACH = 15  # frames: the largest offset looked at
 SIDE = 224  # pixels of a face
 SIZE = 1024  # of an embedding
-CHUNK = 25  # windows that go through the visual network at once: 150 MB
-REMEDY = "Use http://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model."
+CHUNK = 25  # windows that go through the visual network at once: 270 MB
+REMEDY = "Use https://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model."
 
 
 def step(convolution: nn.Conv2d | nn.Conv3d) -> list[nn.Module]:
     norm = nn.BatchNorm2d if isinstance(convolution, nn.Conv2d) else nn.BatchNorm3d
-    return [convolution, norm(convolution.out_channels), nn.ReLU()]
+    return [convolution, norm(convolution.out_channels), nn.ReLU(inplace=True)]
 
 
 def embedding() -> nn.Sequential:
@@ -70,8 +71,8 @@ class SyncNet(nn.Module):
     def see(self, faces_T3HW: Tensor) -> Tensor:
         """Faces (T, 3, 224, 224) BGR, 0 to 255 -> (T - 4, C), one for each window of five frames.
 
-        Only the first layer looks at more than a moment, so windows that overlap share all work: upstream runs the
-        network once for each of them, to the same effect.
+        Only the first layer looks at more than a moment, so this equals upstream, which stacks the windows: each frame
+        five times.
         """
         lips = self.netcnnlip(faces_T3HW.transpose(0, 1)[None].float())
         return self.netfclip(lips[0, :, :, 0, 0].T)
