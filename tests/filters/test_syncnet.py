@@ -150,6 +150,15 @@ def test_the_filter_judges_the_face_that_fits_best(official, monkeypatch):
     assert alone[1] == pytest.approx(expected, rel=1e-4)
 
 
+def test_the_filter_gives_the_offset_in_seconds(official, monkeypatch, tmp_path):
+    state = torch.load(official, weights_only=True)
+    state["netfclip.3.bias"] *= -1  # lips lie far from all sound, so the best offset is beyond its start
+    torch.save(state, tmp_path / "apart.model")
+    monkeypatch.setattr(weights, "path", lambda name: tmp_path / "apart.model")
+    shown = view({FRAMES: [texture(90, 120)] * 10}, tracks=person(count=10), audio=np.zeros(6400, np.float32))
+    assert scores(SyncNet(least_seconds=0.4), shown)["offset"] == -0.6
+
+
 def test_the_filter_leaves_out_what_it_can_not_judge(official, monkeypatch):
     monkeypatch.setattr(weights, "path", {"syncnet/syncnet_v2.model": official}.__getitem__)
     images, sound = [texture(90, 120)] * 45, np.zeros(640 * 45, np.float32)
