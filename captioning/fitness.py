@@ -5,7 +5,7 @@ import numpy as np
 
 from captioning import prompt
 from captioning.frames import CELL, Frames, jpeg
-from captioning.protocol import brief, encode, parse, post, refuses, request
+from captioning.protocol import TOO_MANY, brief, encode, parse, post, refuses, request
 from captioning.servers import Unfit
 from captioning.settings import Captioning
 
@@ -25,6 +25,8 @@ async def fit(session: aiohttp.ClientSession, settings: Captioning, model: str, 
     status, text = await post(session, url, encode(body))
     if refuses(status):
         raise Unfit(f"refuses what every clip would send: {status} {brief(text)}")
+    if status == TOO_MANY:
+        return True  # so many ask it that it must be fit
     reply = parse(text) if status == 200 else None
     if reply is None:
         return False

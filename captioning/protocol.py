@@ -13,7 +13,8 @@ from captioning.frames import Frames
 from captioning.schema import tidy
 from captioning.settings import Captioning
 
-BUSY = (429, 503)
+TOO_MANY = 429
+BUSY = (TOO_MANY, 503)
 TIMED_OUT = 408
 BROKEN, UNREACHED = 0, -1  # in place of a status: the connection broke, or there was none
 WRONG_SETTINGS = (401, 403, 404)
