@@ -36,7 +36,7 @@ def doctor(console: Console, *, fetch: bool) -> None:
     console.print(weights_grid())
     if any(state(name) == MISSING for name in basic_weights()):
         console.print("Get what the default recipe and the demo need: [bold]s2v doctor --fetch[/]")
-    if any(state(name) in (MISSING, UNACCEPTED) for name in weights.REGISTRY):
+    if any(state(name) in (MISSING, UNACCEPTED) for name in weights_of(load_recipe("paper").build())):
         console.print("Get what the paper's recipe needs: [bold]s2v weights pull --recipe paper[/]")
 
 
@@ -106,7 +106,7 @@ def version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed (only generation needs it: make env-model)" if name in MODEL else "[red]not installed[/]"
+        return "[red]not installed[/]" if name not in MODEL else "not installed (get it: make env-model)"
 
 
 def gpus() -> str:

@@ -8,7 +8,7 @@ import pytest
 
 import cli
 
-COMMANDS = ["curate", "select", "report", "status", "explain", "render-pose", "doctor", "caption", "weights"]
+COMMANDS = ["curate", "select", "report", "status", "explain", "render-pose", "doctor", "caption", "weights", "chain"]
 COMMANDS += ["generate", "lipsync", "convert", "info", "plan", "encode", "train", "export"]
 
 
