@@ -28,6 +28,7 @@ from captioning.protocol import (
     BROKEN,
     BUSY,
     TIMED_OUT,
+    TOO_MANY,
     UNREACHED,
     Key,
     Reply,
@@ -147,12 +148,15 @@ class Captioner:
                     why = "unfit"
                 elif refuses(status):
                     raise Refused(f"the server refuses it: {status} {brief(text)}", remedy_of(text))
+                elif status == TOO_MANY:
+                    why = "busy"
                 else:
                     await asyncio.sleep(SETTLE)
                     well = await protocol.healthy(self.session, server.url) and "EngineCore" not in text
                     if not well:
                         self.pool.down(server)
-                    why = "lost" if status == BROKEN or not well else "busy" if status in BUSY else "failed"
+                    lost = not well or (status == BROKEN and not self.alone)
+                    why = "lost" if lost else "busy" if status in BUSY else "failed"
             count[why] += 1
             if count["lost"] and self.alone:
                 raise Refused("a server went down under it that had nothing else to do", LOOK, transient=True)

@@ -5,7 +5,7 @@ import numpy as np
 
 from captioning import prompt
 from captioning.frames import CELL, Frames, jpeg
-from captioning.protocol import TOO_MANY, brief, encode, parse, post, refuses, request
+from captioning.protocol import TIMED_OUT, TOO_MANY, brief, encode, parse, post, refuses, request
 from captioning.servers import Unfit
 from captioning.settings import Captioning
 
@@ -25,8 +25,8 @@ async def fit(session: aiohttp.ClientSession, settings: Captioning, model: str, 
     status, text = await post(session, url, encode(body))
     if refuses(status):
         raise Unfit(f"refuses what every clip would send: {status} {brief(text)}")
-    if status == TOO_MANY:
-        return True  # so many ask it that it must be fit
+    if status in (TOO_MANY, TIMED_OUT):
+        return True  # it is there, and busy with others
     reply = parse(text) if status == 200 else None
     if reply is None:
         return False
@@ -57,7 +57,7 @@ async def models(session: aiohttp.ClientSession, url: str) -> dict[str, int | No
         async with session.get(f"{url}/v1/models") as answer:
             if answer.status in (401, 403):
                 raise Unfit("wants a key: set VLLM_API_KEY to the one that it was started with")
-            if answer.status >= 500:
+            if answer.status != 200:
                 return None  # a proxy whose server is down
             data = await answer.json(content_type=None)
         return {str(entry["id"]): int(entry.get("max_model_len") or 0) or None for entry in data["data"]}

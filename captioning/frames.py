@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from dataset.media import JITTER, Counters, FrameBatch, MediaError, read_clips
+from dataset.media import JITTER, SEEK_GAP, Counters, FrameBatch, MediaError, read_clips
 from dataset.media import Frames as Sampling
 from dataset.records import Clip
 from dataset.tracks import Tracks
@@ -75,6 +75,10 @@ def read_frames(path: str, clip: Clip, sight: Sight, *, measured: int = 0, track
     width, height = fitted(clip.media.width, clip.media.height, sight.pixels)
     need = Sampling(rate, min(width, height))
     (decoded,) = read_clips(path, [(clip.start, clip.end)], [need], audio=False, counters=Counters())
+    if decoded.span_frames < 0.98 * measured - 1 and clip.start > SEEK_GAP:
+        # Some formats can't be searched, and a damaged keyframe hides what follows: filters may have come from before.
+        spans = [(0.0, clip.start), (clip.start, clip.end)]
+        _, decoded = read_clips(path, spans, [need], audio=False, counters=Counters())
     if decoded.until < clip.seconds - 1.5 / clip.media.fps - JITTER:
         raise MediaError(
             f"truncated: {decoded.until:.1f} of {clip.seconds:.1f} s could be decoded",

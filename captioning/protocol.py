@@ -69,6 +69,8 @@ async def post(session: aiohttp.ClientSession, url: str, data: bytes) -> tuple[i
     try:
         async with session.post(f"{url}/v1/chat/completions", data=data) as answer:
             return answer.status, await answer.text(errors="replace")
+    except aiohttp.ConnectionTimeoutError as e:
+        return UNREACHED, str(e)
     except TimeoutError:
         return TIMED_OUT, f"no answer within {session.timeout.total:.0f} s"
     except aiohttp.ClientConnectorError as e:

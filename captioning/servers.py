@@ -12,7 +12,7 @@ PROBE = 2.0  # seconds between two looks at a server that is down
 
 
 class NoServer(RunError):
-    """No server has answered for as long as the settings allow, or those that do are unfit."""
+    """No server has answered for as long as the settings allow, or all that do were unfit."""
 
 
 class Unfit(Exception):
@@ -76,16 +76,12 @@ class Pool:
         if any(s.up for s in self.servers):
             await self.changed.wait()
             return
-        why = f"has answered for {self.patience:.0f} s"
         try:
-            await asyncio.wait_for(self.changed.wait_for(self.decided), self.patience)
+            await asyncio.wait_for(self.changed.wait_for(lambda: any(s.up for s in self.servers)), self.patience)
         except TimeoutError:
+            unfit = all(s.unfit for s in self.servers)
+            why = "is fit for this run" if unfit else f"has answered for {self.patience:.0f} s"
             raise NoServer(self.told(why)) from None
-        if not any(s.up for s in self.servers):
-            raise NoServer(self.told("is fit for this run"))
-
-    def decided(self) -> bool:
-        return any(s.up for s in self.servers) or all(s.unfit for s in self.servers)
 
     def told(self, why: str) -> str:
         return f"No caption server {why}: {'; '.join(f'{s.url} {s.unfit}'.strip() for s in self.servers)}."

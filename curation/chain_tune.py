@@ -50,7 +50,7 @@ def tune(dataset: str, console: Console) -> None:
     now, best = list(steps), order(steps)
     before, after = expected(steps, now), expected(steps, best)
     console.print(overview(steps, now, "now"))
-    if after > (1 - GAIN) * before:
+    if after >= (1 - GAIN) * before:
         console.print(f"The order is good: {before:,.0f} ms a clip, and no other was found that saves 1 %.")
     else:
         console.print(overview(steps, best, "better"))

@@ -17,7 +17,7 @@ from captioning.preflight import preflight
 from captioning.protocol import key_from_environment
 from captioning.settings import Captioning
 from curation import caption, ingest, measure, pack
-from curation.layout import FAILURES, save, table
+from curation.layout import CAPTIONS, FAILURES, save, table
 from curation.policy import Policy, load_policy
 from curation.recipe import Recipe, absolute, ensure_weights, load_recipe
 from curation.report import write_report
@@ -66,7 +66,7 @@ def curate(settings: Settings, console: Console) -> None:
     policy.check({f.name(): type(f) for f in chain})
     items = list(expand(settings.sources))[: settings.limit]
     ensure_weights(chain)
-    look_for_servers(recipe, console)
+    look_for_servers(dataset, recipe, console)
     write_settings(dataset, recipe, policy)
     start_ray(settings.address, dashboard=settings.dashboard)
     look_for_gpus(settings)
@@ -127,13 +127,14 @@ def look_for_gpus(settings: Settings) -> None:
         )
 
 
-def look_for_servers(recipe: Recipe, console: Console) -> None:
+def look_for_servers(dataset: str, recipe: Recipe, console: Console) -> None:
     """Before days of measuring: servers that would refuse every clip end the run now. Absent ones may come up yet."""
-    if recipe.captioning.servers:
-        try:
-            preflight(recipe.captioning, key_from_environment())
-        except RunError as e:
-            console.print(f"[yellow]{escape(str(e))}[/] It is needed when the clips are measured.")
+    if not recipe.captioning.servers or (table(dataset, CAPTIONS).parts() and not caption.plan(dataset, 1)):
+        return
+    try:
+        preflight(recipe.captioning, key_from_environment())
+    except RunError as e:
+        console.print(f"[yellow]{escape(str(e))}[/] It is needed when the clips are measured.")
 
 
 def caption_clips(dataset: str, recipe: Recipe, console: Console, *, again: bool = False) -> None:
@@ -156,7 +157,8 @@ def caption_clips(dataset: str, recipe: Recipe, console: Console, *, again: bool
     run_stage("Caption", "clips", make, parts, sum(len(p.clips) for p in parts), resources, console)
     if suspects := caption.plan(dataset, 1, again=redone):
         console.print("         servers went down twice under some clips: each is asked about with nothing beside it")
-        make = partial(caption.CaptionWorker, dataset, recipe, ready, 1, key, alone=True)
+        doubtful = replace(ready, down=settings.servers)  # each must pass a trial: some have just gone down
+        make = partial(caption.CaptionWorker, dataset, recipe, doubtful, 1, key, alone=True)
         total = sum(len(p.clips) for p in suspects)
         run_stage("Caption", "clips", make, suspects, total, Resources(recipe.cpus, most=1), console)
     if others := caption.others(dataset, asked):
