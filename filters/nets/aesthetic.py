@@ -5,10 +5,10 @@ sac+logos+ava1-l14-linearMSE.pth. Its five layers have nothing but dropout betwe
 """
 
 from pathlib import Path
-from pickle import UnpicklingError
 
-import torch
 from torch import Tensor, nn
+
+from filters.nets import checkpoint
 
 SIZES = (768, 1024, 128, 64, 16, 1)
 PLACES = (0, 2, 4, 6, 7)  # of the layers in the official file: dropout stands between them, but not before the last
@@ -31,18 +31,4 @@ class AestheticHead(nn.Module):
 
 def load(path: Path) -> AestheticHead:
     """The official weights on the CPU, ready to score. Raises ValueError where the file holds something else."""
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError) as error:
-        raise ValueError(f"{path} can't be read as a file of weights. {REMEDY}") from error
-    head = AestheticHead()
-    wanted = {name: tensor.shape for name, tensor in head.state_dict().items()}
-    held = {name: getattr(it, "shape", None) for name, it in found.items()} if isinstance(found, dict) else {}
-    if held != wanted:
-        differing = sorted({name for name, _ in wanted.items() ^ held.items()}, key=str)
-        raise ValueError(
-            f"{path} doesn't hold the aesthetic head: {len(differing)} names or shapes differ, such as {differing[0]}. "
-            f"{REMEDY}"
-        )
-    head.load_state_dict(found)
-    return head.eval().requires_grad_(False)
+    return checkpoint.filled(AestheticHead(), checkpoint.read(path, REMEDY), path, "the aesthetic head", REMEDY)

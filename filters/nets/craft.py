@@ -6,7 +6,6 @@ Source: https://github.com/clovaai/CRAFT-pytorch (MIT), as https://github.com/Ja
 
 from collections import OrderedDict
 from pathlib import Path
-from pickle import UnpicklingError
 
 import cv2
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from filters.nets import checkpoint
 from filters.nets.device import device, half
 
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # of ImageNet's colours, 0 to 1
@@ -100,21 +100,10 @@ class Craft(nn.Module):
 
 def load(path: Path) -> Craft:
     """The official weights on the CPU, ready to run. Raises ValueError where the file holds something else."""
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError) as error:
-        raise ValueError(f"{path} can't be read as a file of weights. {REMEDY}") from error
-    held = {str(name).removeprefix("module."): it for name, it in found.items()} if isinstance(found, dict) else {}
-    net = Craft()
-    wanted = {name: tensor.shape for name, tensor in net.state_dict().items()}
-    shapes = {name: getattr(it, "shape", None) for name, it in held.items()}
-    if shapes != wanted:
-        differing = sorted({name for name, _ in wanted.items() ^ shapes.items()})
-        raise ValueError(
-            f"{path} doesn't hold CRAFT: {len(differing)} names or shapes differ, such as {differing[0]}. {REMEDY}"
-        )
-    net.load_state_dict(held)
-    return net.eval().requires_grad_(False)
+    found = checkpoint.read(path, REMEDY)
+    if isinstance(found, dict):
+        found = {str(name).removeprefix("module."): it for name, it in found.items()}
+    return checkpoint.filled(Craft(), found, path, "CRAFT", REMEDY)
 
 
 @torch.inference_mode()

@@ -16,8 +16,8 @@ def device() -> torch.device:
 
 
 def placed(net: Net) -> Net:
-    """The network on this worker's device, ready to score."""
-    return net.to(device()).eval().requires_grad_(False)
+    """The network on this worker's device."""
+    return net.to(device())
 
 
 def half(*, allowed: bool = True) -> AbstractContextManager:

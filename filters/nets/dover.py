@@ -7,13 +7,13 @@ Names of sizes: B videos, K = 3 clips, C channels, T x H x W frames and pixels, 
 """
 
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from filters.nets import checkpoint
 from filters.nets.convnext3d import ConvNeXt3D, ConvNeXtV23D
 from filters.nets.swin3d import Swin3D
 
@@ -99,19 +99,7 @@ def fuse(technical: Tensor, aesthetic: Tensor) -> Tensor:
 def load(path: Path, mobile: bool) -> Dover:
     """The official weights, ready to score. Raises ValueError where the file holds other names or shapes."""
     official = f"{RELEASES}/{FILES[mobile]}"
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError) as error:
-        raise ValueError(f"{path} can't be read as a file of weights. Use {official}.") from error
-    net = Dover(mobile)
-    wanted = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-    held = found if isinstance(found, dict) else {}
-    shapes = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in held.items()}
-    if shapes != wanted:
-        differing = sorted({name for name, _ in wanted.items() ^ shapes.items()})
-        raise ValueError(
-            f"{path} doesn't hold the weights of {Path(official).stem}: {len(differing)} names or shapes differ, "
-            f"such as {differing[0]}. Use {official}."
-        )
-    net.load_state_dict(found)
-    return net.eval().requires_grad_(False)
+    remedy = f"Use {official}."
+    return checkpoint.filled(
+        Dover(mobile), checkpoint.read(path, remedy), path, f"the weights of {Path(official).stem}", remedy
+    )

@@ -8,12 +8,12 @@ Names of sizes: T video frames at 25 fps, C channels, H x W pixels, M = 13 cepst
 """
 
 from pathlib import Path
-from pickle import UnpicklingError
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from filters.nets import checkpoint
 from filters.nets.mfcc import mfcc
 
 FPS = 25
@@ -137,20 +137,7 @@ class LightASD(nn.Module):
 def load(path: Path) -> LightASD:
     """The official weights on the CPU, ready for `scores`. Raises ValueError where the file holds something else: no
     tensors, or other names or shapes."""
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError) as error:
-        raise ValueError(f"{path} can't be read as a file of weights. {REMEDY}") from error
-    net = LightASD()
-    wanted = {name: tensor.shape for name, tensor in net.state_dict().items()}
-    held = {name: getattr(it, "shape", None) for name, it in found.items()} if isinstance(found, dict) else {}
-    if held != wanted:
-        differing = sorted({name for name, _ in wanted.items() ^ held.items()}, key=str)
-        raise ValueError(
-            f"{path} doesn't hold Light-ASD: {len(differing)} names or shapes differ, such as {differing[0]}. {REMEDY}"
-        )
-    net.load_state_dict(found)
-    return net.eval().requires_grad_(False)
+    return checkpoint.filled(LightASD(), checkpoint.read(path, REMEDY), path, "Light-ASD", REMEDY)
 
 
 def scores(net: LightASD, faces: np.ndarray, sound: np.ndarray) -> np.ndarray:

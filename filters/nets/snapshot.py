@@ -7,7 +7,7 @@ import torch
 
 
 def load(kind: Any, folder: Path) -> Any:
-    """A network of a class of transformers. Raises ValueError where the directory holds another network's weights."""
+    """A network of a class of transformers, ready to run. Raises ValueError for another network's weights."""
     try:
         net, report = kind.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
@@ -19,4 +19,4 @@ def load(kind: Any, folder: Path) -> Any:
             f"{folder} lacks {len(missing)} weights of {kind.__name__}, {sorted(missing)[0]} among them. "
             "Delete the directory and fetch it again."
         )
-    return net
+    return net.eval().requires_grad_(False)

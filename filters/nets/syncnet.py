@@ -10,12 +10,12 @@ Names of sizes: T video frames at 25 fps, N = T - 5 windows of five frames, C = 
 
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from filters.nets import checkpoint
 from filters.nets.mfcc import mfcc
 
 FPS = 25
@@ -94,22 +94,10 @@ class Fit:
 
 def load(path: Path) -> SyncNet:
     """The official weights on the CPU, ready to run. Raises ValueError where the file holds something else."""
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError) as error:
-        raise ValueError(f"{path} can't be read as a file of weights. {REMEDY}") from error
-    net = SyncNet()
-    wanted = {name: tensor.shape for name, tensor in net.state_dict().items()}
-    held = {name: getattr(it, "shape", None) for name, it in found.items()} if isinstance(found, dict) else {}
-    # Files of before 2018 have no counts of batches, which nothing here reads.
-    differing = {name for name, _ in wanted.items() ^ held.items() if not str(name).endswith("num_batches_tracked")}
-    if differing:
-        example = sorted(differing, key=str)[0]
-        raise ValueError(
-            f"{path} doesn't hold SyncNet: {len(differing)} names or shapes differ, such as {example}. {REMEDY}"
-        )
-    net.load_state_dict(found, strict=False)
-    return net.eval().requires_grad_(False)
+    net, found = SyncNet(), checkpoint.read(path, REMEDY)
+    if isinstance(found, dict):  # the official file is without counts of batches, which nothing here reads
+        found = {name: it for name, it in net.state_dict().items() if name.endswith("num_batches_tracked")} | found
+    return checkpoint.filled(net, found, path, "SyncNet", REMEDY)
 
 
 @torch.inference_mode()

@@ -9,12 +9,12 @@ Names of sizes: B pairs of images, C channels, H x W pixels, or positions of fea
 
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from filters.nets import checkpoint
 from filters.nets import unimatch_flow as steps
 from filters.nets.unimatch_backbone import Backbone
 from filters.nets.unimatch_transformer import FeatureTransformer
@@ -130,21 +130,8 @@ def load(path: Path, config: Config) -> UniMatch:
     """The official weights on the CPU, ready to run. Raises ValueError where the file holds something else: no tensors
     under "model", or other names or shapes."""
     remedy = f"Use a file {config.name}-*.pth from the list in github.com/autonomousvision/unimatch, MODEL_ZOO.md."
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError) as error:
-        raise ValueError(f"{path} can't be read as a file of weights. {remedy}") from error
+    held = checkpoint.read(path, remedy)
     found = held.get("model") if isinstance(held, dict) else None
     if not isinstance(found, dict):
         raise ValueError(f'{path} has no weights under "model". {remedy}')
-    net = UniMatch(config)
-    wanted = {name: tensor.shape for name, tensor in net.state_dict().items()}
-    shapes = {name: getattr(tensor, "shape", None) for name, tensor in found.items()}
-    if shapes != wanted:
-        differing = sorted({name for name, _ in wanted.items() ^ shapes.items()}, key=str)
-        raise ValueError(
-            f"{path} doesn't hold {config.name}: {len(differing)} names or shapes differ, such as {differing[0]}. "
-            f"{remedy}"
-        )
-    net.load_state_dict(found)
-    return net.eval().requires_grad_(False)
+    return checkpoint.filled(UniMatch(config), found, path, config.name, remedy)
