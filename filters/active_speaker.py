@@ -1,7 +1,7 @@
 """Who speaks, by lips and voice together: Light-ASD."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from pydantic import PrivateAttr
@@ -11,6 +11,7 @@ from dataset.tracks import Tracks
 from filters import weights
 from filters.base import ClipView, Filter, Measurement, Needs, score
 from filters.faces import visible
+from filters.nets.face_crop import face_crops
 from filters.sync import voice_level
 
 if TYPE_CHECKING:
@@ -107,20 +108,33 @@ def pcm16(audio: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(audio * 32768), -32768, 32767).astype(np.int16)
 
 
-def faces(batch: FrameBatch, tracks: Tracks, grid: np.ndarray) -> Iterator[tuple[int, slice, np.ndarray]]:
-    """Every stretch of `grid` in which a face is seen: index of the person, the stretch, (T, 112, 112) uint8 crops.
+class Stretch(NamedTuple):
+    """Neighbouring times of a grid in which a face is seen.
 
-    A time of the grid has the frame that lies nearest, as upstream repeats and drops frames for its 25 fps.
+    person: index in the tracks. run: which times. images: the frame that lies nearest to each, (H, W, 3). boxes: (T, 4)
+    x0, y0, x1, y1 in their pixels, as S3FD would draw them.
     """
-    from filters.nets.face_crop import face_crops
 
+    person: int
+    run: slice
+    images: list[np.ndarray]
+    boxes: np.ndarray
+
+
+def stretches(batch: FrameBatch, tracks: Tracks, grid: np.ndarray) -> Iterator[Stretch]:
+    """Of every person. Frames are repeated and dropped as upstream does for its 25 fps."""
     height, width = batch.images[0].shape[:2]
     nearest = np.abs(batch.times - grid[:, None]).argmin(axis=1)
     for person in range(len(tracks.ids)):
         boxes = face_boxes(tracks, person, grid) * (width, height, width, height)
         for run in runs(np.isfinite(boxes[:, 0])):
-            images = [batch.images[i] for i in nearest[run]]
-            yield person, run, face_crops(images, enlarged(boxes[run]))
+            yield Stretch(person, run, [batch.images[i] for i in nearest[run]], enlarged(boxes[run]))
+
+
+def faces(batch: FrameBatch, tracks: Tracks, grid: np.ndarray) -> Iterator[tuple[int, slice, np.ndarray]]:
+    """Person and run of every stretch, and (T, 112, 112) uint8 crops of the face."""
+    for seen in stretches(batch, tracks, grid):
+        yield seen.person, seen.run, face_crops(seen.images, seen.boxes)
 
 
 def runs(seen: np.ndarray) -> list[slice]:

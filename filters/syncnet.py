@@ -7,8 +7,9 @@ from pydantic import PrivateAttr
 
 from dataset.media import AUDIO_RATE, Frames
 from filters import weights
-from filters.active_speaker import HOP, RATE, enlarged, face_boxes, pcm16, runs
+from filters.active_speaker import HOP, RATE, Stretch, pcm16, stretches
 from filters.base import ClipView, Filter, Measurement, Needs, score
+from filters.nets.face_crop import face_regions
 
 if TYPE_CHECKING:
     from filters.nets.syncnet import Fit
@@ -55,26 +56,22 @@ class SyncNet(Filter):
         if clip.audio is None:
             return self.Scores()
         grid = np.arange(int(min(clip.clip.seconds, len(clip.audio) / AUDIO_RATE) * RATE)) / RATE
-        fits = [found for person in range(len(clip.tracks.ids)) if (found := self.fit(clip, person, grid))]
+        longest: dict[int, Stretch] = {}
+        for seen in stretches(clip.frames(FRAMES), clip.tracks, grid):
+            known = longest.setdefault(seen.person, seen)
+            if len(seen.images) > len(known.images):
+                longest[seen.person] = seen
+        enough = [seen for seen in longest.values() if len(seen.images) >= self.least_seconds * RATE]
+        fits = [found for seen in enough if (found := self.fit(seen, clip.audio))]
         if not fits:
             return self.Scores()
         best = max(fits, key=lambda fit: fit.confidence)
         return self.Scores(confidence=best.confidence, distance=best.distance, offset=best.offset / RATE)
 
-    def fit(self, clip: ClipView, person: int, grid: np.ndarray) -> "Fit | None":
-        """Of one person's face; None where it isn't seen for long enough."""
-        from filters.nets.face_crop import face_regions
+    def fit(self, seen: Stretch, audio: np.ndarray) -> "Fit | None":
+        """Of a face; None where it isn't seen for long enough to compare anything."""
         from filters.nets.syncnet import evaluate
 
-        assert clip.tracks is not None
-        assert clip.audio is not None
-        boxes = face_boxes(clip.tracks, person, grid)
-        longest = max(runs(np.isfinite(boxes[:, 0])), key=lambda run: run.stop - run.start, default=slice(0, 0))
-        if longest.stop - longest.start < self.least_seconds * RATE:
-            return None
-        batch = clip.frames(FRAMES)
-        frames = [batch.images[i] for i in np.abs(batch.times - grid[longest, None]).argmin(axis=1)]
-        height, width = frames[0].shape[:2]
-        faces = face_regions(frames, enlarged(boxes[longest] * (width, height, width, height)))
         # Not in half precision on a GPU: the network takes colours from 0 to 255, whose sums may leave its range.
-        return evaluate(self._net, faces, pcm16(clip.audio)[longest.start * HOP : longest.stop * HOP])
+        sound = pcm16(audio)[seen.run.start * HOP : seen.run.stop * HOP]
+        return evaluate(self._net, face_regions(seen.images, seen.boxes), sound)
