@@ -18,12 +18,17 @@ def same_draws_every_run() -> None:
         sys.modules["torch"].manual_seed(0)
 
 
+def shared(place: str) -> Path:
+    """A file or folder under ../shared; the test is skipped where it isn't there."""
+    found = SHARED / place
+    if not found.exists():
+        pytest.skip(f"needs ../shared/{place} beside the checkout")
+    return found
+
+
 @pytest.fixture(scope="session")
 def real_clips() -> Path:
-    folder = SHARED / "clips" / "dev"
-    if not folder.is_dir():
-        pytest.skip("needs real clips in ../shared/clips/dev beside the checkout")
-    return folder
+    return shared("clips/dev")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,9 @@
 """Recipes and policies: what is wrong is told before the run, with what was probably meant."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from curation.policy import Policy, load_policy
@@ -47,6 +51,13 @@ def test_unknown_names_are_refused_with_a_hint():
 def test_shipped_recipes_fit_their_policies(name):
     shipped = load_recipe(name)
     load_policy(shipped.policy).check({f.name(): type(f) for f in shipped.build()})
+
+
+def test_every_shipped_filter_is_found_without_torch():
+    """The base environment has none, and `s2v doctor` asks all filters for their weights."""
+    command = "import sys; sys.modules['torch'] = None; from curation import recipe as r; "
+    command += "[*map(r.find_filter, r.shipped_names())]"
+    subprocess.run([sys.executable, "-c", command], check=True, cwd=Path(__file__).parents[2])
 
 
 @pytest.mark.parametrize("name", ["embedded", "paper"])

@@ -1,7 +1,4 @@
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +10,7 @@ from dataset.media import FrameBatch  # noqa: E402
 from filters import weights  # noqa: E402
 from filters.active_speaker import FRAMES, WEIGHTS, ActiveSpeaker, face_boxes, faces, pcm16, time_grid  # noqa: E402
 from filters.nets.light_asd import LightASD  # noqa: E402
-from tests.conftest import SHARED  # noqa: E402
+from tests.conftest import shared  # noqa: E402
 from tests.filters.builders import nobody, person, scores, view  # noqa: E402
 from tests.filters.test_occupancy import join  # noqa: E402
 
@@ -26,10 +23,7 @@ SHOWN = 76, 94  # row and column of their corner, for a face on the left
 
 @pytest.fixture
 def official(monkeypatch) -> None:
-    path = SHARED / "golden" / "light_asd" / "pretrain_AVA_CVPR.model"
-    if not path.is_file():
-        pytest.skip("needs Light-ASD's weights in ../shared/golden/light_asd beside the checkout")
-    monkeypatch.setattr(weights, "path", {WEIGHTS: path}.__getitem__)
+    monkeypatch.setattr(weights, "path", {WEIGHTS: shared("golden/light_asd/pretrain_AVA_CVPR.model")}.__getitem__)
 
 
 @pytest.fixture
@@ -41,7 +35,7 @@ def untrained(tmp_path, monkeypatch) -> None:
 @pytest.fixture
 def talk(official) -> dict[str, np.ndarray]:
     """5 s of a real talker."""
-    return dict(np.load(SHARED / "golden" / "light_asd" / "real_wda_kh_130f.npz"))
+    return dict(np.load(shared("golden/light_asd/real_wda_kh_130f.npz")))
 
 
 def box(x: float, size: float = SIZE / 1.1) -> np.ndarray:
@@ -149,8 +143,3 @@ def test_sound_is_16_bit():
     loud = pcm16(np.array([-1.7, 1.0, 2.5], np.float32))
     assert loud.dtype == np.int16
     assert loud.tolist() == [-32768, 32767, 32767]
-
-
-def test_the_module_does_without_torch():
-    command = "import sys; sys.modules['torch'] = None; import filters.active_speaker"
-    subprocess.run([sys.executable, "-c", command], check=True, cwd=Path(__file__).parents[2])

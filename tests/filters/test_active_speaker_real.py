@@ -15,7 +15,7 @@ from curation.policy import load_policy
 from filters import weights
 from filters.active_speaker import WEIGHTS, ActiveSpeaker
 from filters.pose import Pose
-from tests.conftest import SHARED
+from tests.conftest import SHARED, shared
 
 NOBODY_SPEAKS = ["voiceover", "freeze", "audio_mute", "audio_music"]
 CLEAN = ["control", "audio_noisy_10db", "audio_8k_mono", "vfr", "letterbox", "fps120"]
@@ -23,9 +23,7 @@ CLEAN = ["control", "audio_noisy_10db", "audio_8k_mono", "vfr", "letterbox", "fp
 
 @pytest.fixture
 def chain(monkeypatch: pytest.MonkeyPatch) -> tuple[Pose, ActiveSpeaker]:
-    path = SHARED / "golden" / "light_asd" / "pretrain_AVA_CVPR.model"
-    if not path.is_file():
-        pytest.skip("needs Light-ASD's weights in ../shared/golden/light_asd beside the checkout")
+    path = shared("golden/light_asd/pretrain_AVA_CVPR.model")
     pose, speaker = Pose(), ActiveSpeaker()
     pose.setup()
     monkeypatch.setattr(weights, "path", {WEIGHTS: path}.__getitem__)

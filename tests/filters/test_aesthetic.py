@@ -9,10 +9,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from filters import weights  # noqa: E402
 from filters.aesthetic import FRAMES, Aesthetic  # noqa: E402
 from filters.nets.aesthetic import AestheticHead, load  # noqa: E402
-from tests.conftest import SHARED  # noqa: E402
+from tests.conftest import shared  # noqa: E402
 from tests.filters.builders import scores, texture, view  # noqa: E402
-
-GOLDEN = SHARED / "golden" / "aesthetic"
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +30,11 @@ def official(tmp_path_factory):
 
 @pytest.fixture
 def head():
-    if not GOLDEN.is_dir():
-        pytest.skip("needs the official head in ../shared/golden/aesthetic beside the checkout")
-    return load(GOLDEN / "sac+logos+ava1-l14-linearMSE.pth")
+    return load(shared("golden/aesthetic/sac+logos+ava1-l14-linearMSE.pth"))
 
 
 def test_the_head_gives_the_official_scores(head):
-    golden = np.load(GOLDEN / "golden.npz")
+    golden = np.load(shared("golden/aesthetic/golden.npz"))
     found = head(torch.from_numpy(golden["emb"])).numpy()
     assert found == pytest.approx(golden["score"][:, 0], abs=1e-5)
     assert head(torch.from_numpy(golden["emb_normalized"])).numpy() == pytest.approx(found, abs=1e-5)

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -65,9 +63,3 @@ def test_pictures_of_any_size_are_cut_as_they_are_decoded(tmp_path):
 def test_only_the_weights_of_the_chosen_network_are_asked_for():
     assert Clarity().chosen_weights() == ("dover/DOVER.pth",)
     assert Clarity(mobile=True).chosen_weights() == ("dover/DOVER-Mobile.pth",)
-
-
-def test_the_module_does_without_torch():
-    subprocess.run(
-        [sys.executable, "-c", "import sys; sys.modules['torch'] = None; import filters.clarity"], check=True
-    )

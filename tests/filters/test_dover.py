@@ -11,17 +11,14 @@ from filters.nets import dover_views as views
 from filters.nets.convnext3d import ConvNeXt3D, ConvNeXtV23D
 from filters.nets.dover import Dover, Head, fuse, grades, load
 from filters.nets.swin3d import Swin3D
-from tests.conftest import SHARED
+from tests.conftest import shared
 
-GOLDEN = SHARED / "golden" / "dover"
 NAMES = {False: "state_dict_DOVER.tsv", True: "state_dict_DOVER-Mobile.tsv"}
 
 
 @pytest.fixture(scope="module")
 def golden() -> Path:
-    if not GOLDEN.is_dir():
-        pytest.skip("needs golden vectors of DOVER in ../shared/golden/dover beside the checkout")
-    return GOLDEN
+    return shared("golden/dover")
 
 
 @pytest.fixture(scope="module")

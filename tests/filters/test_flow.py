@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import cv2
 import numpy as np
 import pytest
@@ -146,7 +143,3 @@ def test_the_overall_score_is_open_soras(tmp_path, monkeypatch):
 def test_only_the_weights_of_the_chosen_network_are_asked_for():
     assert "scale2-regrefine6" in Flow().chosen_weights()[0]
     assert "scale1" in Flow(fast=True).chosen_weights()[0]
-
-
-def test_the_module_does_without_torch():
-    subprocess.run([sys.executable, "-c", "import sys; sys.modules['torch'] = None; import filters.flow"], check=True)

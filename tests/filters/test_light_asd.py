@@ -5,7 +5,7 @@ import pytest
 
 from filters.nets.face_crop import face_crops
 from filters.nets.mfcc import mfcc
-from tests.conftest import SHARED
+from tests.conftest import shared
 
 torch = pytest.importorskip("torch", reason="Light-ASD needs torch")
 
@@ -17,10 +17,7 @@ MORE = 160  # samples that the last frame's fourth row of coefficients needs bey
 
 @pytest.fixture(scope="module")
 def golden() -> Path:
-    folder = SHARED / "golden" / "light_asd"
-    if not folder.is_dir():
-        pytest.skip("needs the golden vectors in ../shared/golden/light_asd beside the checkout")
-    return folder
+    return shared("golden/light_asd")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import SHARED
+from tests.conftest import shared
 
 torch = pytest.importorskip("torch", reason="UniMatch needs torch")
 
@@ -37,10 +37,7 @@ MEAN = {SCALE1: 4e-4, REDUCED: 6e-4, SCALE2: 2.5e-3, SCALE2_REFINE6: 2.5e-3}
 
 @pytest.fixture(scope="module")
 def golden() -> Path:
-    folder = SHARED / "golden" / "unimatch"
-    if not folder.is_dir():
-        pytest.skip("needs the golden vectors in ../shared/golden/unimatch beside the checkout")
-    return folder
+    return shared("golden/unimatch")
 
 
 @pytest.fixture(scope="module")

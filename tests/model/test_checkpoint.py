@@ -15,7 +15,7 @@ from model.errors import CheckpointError
 from model.names import from_official, official_names
 from model.network import S2VModel
 from model.tensor_files import on_meta, shapes_of
-from tests.conftest import SHARED
+from tests.conftest import shared
 from tests.model import digests
 from tests.tiny_checkpoint import CONFIG
 
@@ -35,9 +35,7 @@ def test_the_official_files_have_these_names_and_shapes() -> None:
 
 
 def test_the_official_list_of_parameters_is_ours() -> None:
-    listed = SHARED / "golden/s2v/state_dict_14b.txt"
-    if not listed.is_file():
-        pytest.skip("needs the list of official parameters in ../shared/golden/s2v beside the checkout")
+    listed = shared("golden/s2v/state_dict_14b.txt")
     lines = (line.split(" ", 1) for line in listed.read_text().splitlines())
     assert official_shapes() == {name: ast.literal_eval(shape) for name, shape in lines}
 
@@ -76,9 +74,7 @@ def test_every_tensor_is_loaded_as_stored(tiny: Path) -> None:
 
 
 def test_the_official_code_s_own_checkpoint_is_loaded() -> None:
-    folder = SHARED / "golden/s2v/tiny_ckpt"
-    if not folder.is_dir():
-        pytest.skip("needs a checkpoint that the official code wrote in ../shared/golden/s2v beside the checkout")
+    folder = shared("golden/s2v/tiny_ckpt")
     assert check_network(folder).config.text_dim == 32
     assert Checkpoint.open(folder).absent() == ["vae", "text_encoder", "tokenizer", "speech_encoder"]
 

@@ -14,7 +14,7 @@ from model.errors import CheckpointError, WorkError
 from model.speech_encoder import load_speech_encoder
 from model.text_encoder import load_text_encoder
 from model.vae import load_vae
-from tests.conftest import SHARED
+from tests.conftest import shared
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +43,7 @@ def test_there_and_back_gives_the_same_files(tiny: Path, ours: Path, tmp_path: P
 
 
 def test_the_official_code_s_own_checkpoint_comes_back(tmp_path: Path) -> None:
-    folder = SHARED / "golden/s2v/tiny_ckpt"
-    if not folder.is_dir():
-        pytest.skip("needs a checkpoint that the official code wrote in ../shared/golden/s2v beside the checkout")
+    folder = shared("golden/s2v/tiny_ckpt")
     absent = ["vae", "text_encoder", "tokenizer", "speech_encoder"]
     assert convert(folder, tmp_path / "ours") == absent
     assert convert(tmp_path / "ours", tmp_path / "back") == absent

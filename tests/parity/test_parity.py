@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.conftest import SHARED
+from tests.conftest import shared
 from tests.parity import s2v_adapter
 
 GROUPS = ("forward", "grad", "audio", "framepack", "rope", "bucket", "interp", "size", "sched", "loop")
@@ -13,9 +13,7 @@ GROUPS = ("forward", "grad", "audio", "framepack", "rope", "bucket", "interp", "
 
 @pytest.fixture(scope="module")
 def rows():
-    tool, golden = SHARED / "tools" / "s2v_parity.py", SHARED / "golden" / "s2v"
-    if not golden.is_dir():
-        pytest.skip("needs golden vectors in ../shared/golden/s2v beside the checkout")
+    tool, golden = shared("tools/s2v_parity.py"), shared("golden/s2v")
     spec = importlib.util.spec_from_file_location("s2v_parity", tool)
     assert spec
     assert spec.loader
