@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+import cluster.commands
 import curation.caption_commands
 import curation.weights_commands
 import generation.commands
@@ -166,6 +167,7 @@ curation.caption_commands.register(app)
 curation.weights_commands.register(app)
 generation.commands.register(app)
 trainer.commands.register(app)
+cluster.commands.register(app)
 
 
 @contextmanager
