@@ -1,0 +1,84 @@
+"""Training over two nodes, as torchrun sees them: two agents on loopback. One is lost; the other goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytest.importorskip("deepspeed")
+
+from torch.distributed import TCPStore
+
+from cluster.torchrun_on_ray import torchrun
+from tests.trainer.runs import losses_of, rows_of, settings, write_latents
+from trainer.checkpoints import newest, read_saved
+
+CHANGES = ("save_every=2", "batch=2", "validation.every=0", "steps=40", "workers=0")
+
+
+class Node:
+    """torchrun's agent and the ranks that it starts, told apart from those of another node by nothing but this."""
+
+    def __init__(self, command: list[str], log: Path):
+        self.log = log
+        with open(log, "w") as file:
+            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+
+    def lose(self) -> None:
+        """As when its power fails: nothing of it says goodbye."""
+        family = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+        for process in family:
+            process.kill()
+        self.process.wait()
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def wait_for(what, nodes: list[Node], seconds: float = 300) -> None:
+    limit = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < limit, "\n".join(node.log.read_text()[-3000:] for node in nodes)
+        time.sleep(0.1)
+
+
+def world(run: Path) -> int:
+    """Of the ranks that wrote the newest checkpoint."""
+    found = newest(run)[0]
+    assert found
+    return read_saved(found).world
+
+
+@pytest.mark.real  # torchrun gives a lost node 45 s to come back
+def test_when_a_node_is_lost_the_other_goes_on_from_the_checkpoint(tiny: Path, tmp_path: Path) -> None:
+    latents, run = write_latents(tmp_path / "latents"), tmp_path / "run"
+    words = ["--stage", "tiny", "--data", str(latents), "--init", str(tiny), "--out", str(run), *settings(CHANGES)]
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    command = torchrun("1:2", 0, 3, f"127.0.0.1:{store.port}", "a-run", words)
+    nodes = [Node(command, tmp_path / f"node-{i}.log") for i in range(2)]
+    try:
+        wait_for(lambda: len(rows_of(run)) >= 5, nodes)
+        nodes[1].lose()
+        assert newest(run)[0]
+        assert world(run) == 2
+        wait_for(lambda: nodes[0].process.poll() is not None, nodes)
+        assert nodes[0].process.returncode == 0, nodes[0].log.read_text()[-3000:]
+    finally:
+        for node in nodes:
+            node.end()
+    assert world(run) == 1
+    assert len(losses_of(run)) == 40  # every step once
+
+
+def test_the_command_line_is_torchruns(tmp_path: Path) -> None:
+    command = torchrun("6:8", 8, 10, "10.0.0.1:1234", "job", ["--help"])
+    told = subprocess.run([sys.executable, *command[1:-3], "--help"], capture_output=True, text=True, check=True)
+    for word in command[3:-3]:
+        assert word.split("=")[0] in told.stdout
