@@ -29,10 +29,11 @@ class Subtitles(Filter):
     wrinkle taken for a letter once is no subtitle.
     """
 
+    version = 2
     needs = Needs(frames=(FRAMES,), after=("pose",))
     weights = (RAPIDOCR, CRAFT)
 
-    detector: Literal["rapidocr", "craft"] = "rapidocr"  # craft: EasyOCR's, for GPUs; finds words, not lines
+    detector: Literal["rapidocr", "craft"] = "rapidocr"  # craft: EasyOCR's, for GPUs
     longest: int = 480  # px, the long side that the detector sees
     least_score: float = 0.6  # mean text probability inside a box that RapidOCR finds
     tallest: float = 0.2  # share of the short side; a taller "line" is a picture in a frame, not a subtitle
@@ -72,7 +73,7 @@ class Subtitles(Filter):
 
     def text_mask(self, image: np.ndarray) -> np.ndarray:
         """(rows, columns) bool on the grid: where text stands."""
-        boxes = self.rapidocr(image) if self.detector == "rapidocr" else self.words(image)
+        boxes = self.rapidocr(image) if self.detector == "rapidocr" else self.craft(image)
         scale = self.grid / max(image.shape[:2])
         mask = np.zeros([max(1, round(side * scale)) for side in image.shape[:2]], np.uint8)
         for box in boxes:
@@ -90,11 +91,11 @@ class Subtitles(Filter):
         boxes, _ = DBPostProcess(thresh=0.3, box_thresh=self.least_score, unclip_ratio=1.6)(chances, image.shape[:2])
         return boxes
 
-    def words(self, image: np.ndarray) -> np.ndarray:
-        """(N, 4, 2) corners of words in pixels."""
-        from filters.nets.craft import word_boxes
+    def craft(self, image: np.ndarray) -> np.ndarray:
+        """(N, 4, 2) corners of lines of text in pixels."""
+        from filters.nets.craft import text_boxes
 
-        return word_boxes(self._craft, image, self.longest)
+        return text_boxes(self._craft, image, self.longest)
 
 
 def face_boxes(tracks: Tracks, t: int) -> np.ndarray:

