@@ -1,6 +1,5 @@
 """`s2v submit`, `s2v jobs`, `s2v preflight`: options and help. Everything heavy is imported by the command itself."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -53,7 +52,7 @@ def submit_curate(
 
       s2v submit curate 's3://raw/*.mp4' --out s3://bucket/talkers --recipe paper --to kuberay --print
     """
-    hand_in("curate", context, to, name, cluster, changes, only_print)
+    understood("curate", context, to, name, cluster, changes, only_print)
 
 
 @submit.command("train", context_settings=REST, options_metavar="[OPTIONS] ARGS OF s2v train...")
@@ -72,7 +71,7 @@ def submit_train(
       s2v submit train --stage speech --data /shared/latents --init /shared/Wan2.2-S2V-14B --out /shared/speech \\
         --to slurm --with training.nodes=8
     """
-    hand_in("train", context, to, name, cluster, changes, only_print)
+    understood("train", context, to, name, cluster, changes, only_print)
 
 
 @submit.command("caption-server")
@@ -103,7 +102,7 @@ def example() -> None:
     out.print(Path(__file__).with_name("example.yaml").read_text(), end="", markup=False, soft_wrap=True)
 
 
-def hand_in(
+def understood(
     kind: Kind, context: typer.Context, to: str, name: str, cluster: str, changes: list[str], only_print: bool
 ) -> None:
     from cluster.words import understand
@@ -124,26 +123,14 @@ def place(to: str) -> Place:
 
 
 def send(job: Job, to: Place, cluster: Cluster, only_print: bool) -> None:
+    from cluster.hand_in import hand_in
     from cluster.places import backend
-    from cluster.records import Record, save
 
     there = backend(to, cluster)
     if only_print:
         out.print(there.render(job), end="", markup=False, soft_wrap=True)
         return
-    job_id = there.submit(job)
-    save(
-        Record(
-            name=job.name,
-            kind=job.kind,
-            to=to,
-            job_id=job_id,
-            home=job.home,
-            argv=job.argv,
-            cluster=cluster,
-            submitted=datetime.now(UTC),
-        )
-    )
+    job_id = hand_in(job, to, cluster, there)
     console.print(escape(f"{job.name} is handed in ({to}: {job_id}). Watch it: s2v jobs {job.name}"), soft_wrap=True)
 
 
@@ -174,6 +161,30 @@ def jobs(
         jobs_view.show_job(name, out, lines, follow=follow)
 
 
+def preflight(
+    home: Annotated[
+        str, typer.Argument(metavar="[DATASET|RUN]", help="Where the run will write; may not be there yet.")
+    ] = "",
+    recipe: Annotated[str, typer.Option(help="What it will run. Default: the dataset's, or embedded.")] = "",
+    servers: Annotated[
+        list[str], typer.Option("--caption-server", metavar="URL", help="That must answer. May be repeated.")
+    ] = [],  # noqa: B006
+    to: To = "local",
+    cluster: File = "",
+    changes: Changes = [],  # noqa: B006
+) -> None:
+    """Weights, GPUs, disk, object store, NCCL, clocks, codecs: on every node, before the money burns.
+
+    s2v preflight --recipe paper
+    s2v preflight s3://bucket/talkers --recipe paper --to kuberay
+    """
+    from cluster.preflight import preflight
+
+    if not preflight(recipe, home.rstrip("/"), place(to), load_cluster(cluster, changes), out, servers):
+        raise typer.Exit(1)
+
+
 def register(app: typer.Typer) -> None:
     app.add_typer(submit, name="submit")
     app.command()(jobs)
+    app.command()(preflight)

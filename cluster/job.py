@@ -1,5 +1,6 @@
 """A job: a command of s2v that runs somewhere else, and what a place that runs jobs can be asked."""
 
+import hashlib
 import re
 import shlex
 from dataclasses import dataclass, field
@@ -8,7 +9,6 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from dataset.errors import UsageError
-from dataset.tables import short_hash
 
 Kind = Literal["curate", "train", "caption-server", "preflight"]
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")  # a DNS label, with room for what Kubernetes appends
@@ -54,7 +54,9 @@ def replaced(word: str, moved: dict[str, str]) -> str:
 def default_name(kind: Kind, home: str) -> str:
     """Of the kind and the last word of the home, told apart from others of that word by a few digits of a hash."""
     word = re.sub(r"[^a-z0-9]+", "-", home.rstrip("/").rsplit("/", 1)[-1].lower()).strip("-")[:20].strip("-")
-    return "-".join(filter(None, (kind, word, short_hash(home)[:4] if home else "")))
+    return "-".join(
+        filter(None, (kind, word, hashlib.blake2b(home.encode(), digest_size=2).hexdigest() if home else ""))
+    )
 
 
 class State(StrEnum):

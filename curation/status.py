@@ -12,17 +12,27 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from curation.layout import CAPTIONS, CLIPS, FAILURES, SCORES, VERDICTS, read
+from curation.layout import CAPTIONS, CLIPS, FAILURES, SCORES, VERDICTS, read, table
 from curation.pack import SHARDS
+from curation.policy import Policy
+from curation.select import judge
 from curation.stored import settings
+from dataset.tables import in_threads
 
 
 def status(dataset: str, console: Console) -> None:
     """Print the funnel, what reading cost, and the failures."""
+    print_funnel(dataset, console)
+    print_cost(dataset, console)
+    print_failures(dataset, console)
+
+
+def print_funnel(dataset: str, console: Console) -> None:
+    """What became of the clips so far, also while they are measured."""
     _, policy = settings(dataset)
-    clips = read(dataset, CLIPS, ["clip_id", "source", "start", "end"])
+    clips = read(dataset, CLIPS, ["clip_id", "start", "end"])
     seconds = pc.subtract(clips["end"], clips["start"])
-    verdicts = read(dataset, VERDICTS, ["clip_id", "keep", "reasons", "policy"])
+    verdicts = verdicts_so_far(dataset, policy)
     joined = verdicts.select(["clip_id", "keep"]).append_column("why", first_filter(verdicts))
     rows = pa.table({"clip_id": clips["clip_id"], "seconds": seconds}).join(joined, "clip_id", join_type="inner")
     grid = Grid(title=escape(f"{dataset}   policy {policy.name}"), title_justify="left")
@@ -49,8 +59,20 @@ def status(dataset: str, console: Console) -> None:
         line("captioned", captioned.num_rows, pc.sum(captioned["seconds"]).as_py(), "green")
     line("packed", *packed(dataset), "green")
     console.print(grid)
-    print_cost(dataset, console)
-    print_failures(dataset, console)
+
+
+def verdicts_so_far(dataset: str, policy: Policy) -> pa.Table:
+    """Those that are written, and for parts of `scores/` that the run has yet to judge, those that it will write."""
+    scores = table(dataset, SCORES)
+    waiting = sorted(set(scores.parts()) - set(table(dataset, VERDICTS).parts()))
+
+    def judged(name: str) -> pa.Table:
+        rows = scores.read_part(name)
+        filters = [column.name for column in rows.schema if pa.types.is_struct(column.type)]
+        return judge(rows, policy, filters)
+
+    found = [read(dataset, VERDICTS), *in_threads(judged, waiting)]
+    return pa.concat_tables(found, promote_options="permissive").combine_chunks()
 
 
 def first_filter(verdicts: pa.Table) -> pa.Array:
