@@ -1,10 +1,11 @@
 """`s2v caption`: options and help. Everything heavy is imported by the command that needs it."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from typer.core import TyperGroup
+
+from curation.default_command import default_to
 
 console = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
@@ -12,17 +13,8 @@ out = Console(highlight=False)
 Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="Directory (or s3:// prefix) of `s2v curate --out`.")]
 
 
-class RunByDefault(TyperGroup):
-    """`s2v caption DATASET` is `s2v caption run DATASET`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, "--help"):
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
-
-
 app = typer.Typer(
-    cls=RunByDefault,
+    cls=default_to("run"),
     help="Dense, objective captions of kept clips, from a vision model behind vLLM. `s2v caption DATASET` is short for "
     "`s2v caption run DATASET`.",
     no_args_is_help=True,
