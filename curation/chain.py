@@ -110,7 +110,8 @@ class Chain:
                 costs = ((clip, Counters(counters.opens, counters.decoded), time.thread_time()) for clip in clips)
                 for decoded, total, spent in ahead(costs):
                     job = jobs.pop(0)
-                    job.ms[DECODE], before = 1000 * (spent - before), spent
+                    # A later run decodes only what is still missing: the dearest tells what all of it costs.
+                    job.ms[DECODE], before = max(1000 * (spent - before), job.ms.get(DECODE, 0.0)), spent
                     job.frames = decoded.span_frames
                     job.decoded, job.opens = total.decoded - seen.decoded, total.opens - seen.opens
                     seen = total

@@ -26,6 +26,7 @@ from dataset.errors import UsageError
 
 MOST = 200_000  # clips that are looked at
 GAIN = 0.01  # share of the cost below which another order isn't worth a change
+FREE = 0.1  # ms; what costs less stays ahead, as a filter that rejects nobody here may do so elsewhere
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ def tune(dataset: str, console: Console) -> None:
         saved = 1 - after / before
         console.print(f"[bold]{before:,.0f} ms -> {after:,.0f} ms a clip: {saved:.0%} saved.[/] In the recipe:\n")
         console.print(escape(reordered(recipe, best)), soft_wrap=True)
+    if never := [s.name for s in steps.values() if not s.measured]:
+        console.print(f"No clip was measured by {', '.join(never)}: what that costs and rejects is not in the sums.")
     if (unknown := 1 - np.mean([s.measured for s in steps.values()])) > 0.02:
         console.print(
             f"{unknown:.0%} of the measurements are not there, as the cascade had ended: they are taken to cost and "
@@ -77,10 +80,18 @@ def load_scores(dataset: str) -> pa.Table:
 
 
 def read_steps(recipe: Recipe, policy: Policy, scores: pa.Table) -> dict[str, Step]:
-    """By name, in the recipe's order; decoding stands before the first filter that needs it."""
+    """By name, in the recipe's order; decoding stands before the first filter that needs it.
+
+    Raises UsageError where clips were decoded and nobody wrote down what that cost: it would count as free.
+    """
     chain = recipe.build()
     by_place = places(chain)
     ms = read_ms(scores, [f.name() for f in chain])
+    if DECODE not in ms and any((f.needs.frames or f.needs.audio) and has(scores, f.name()).any() for f in chain):
+        raise UsageError(
+            "These scores do not say what decoding cost, without which no order can be judged: "
+            "curate a sample into a new dataset, and tune that."
+        )
     steps: dict[str, Step] = {}
     for f in chain:
         name, after = f.name(), tuple(by_place[other].name() for other in f.needs.after)
@@ -123,19 +134,21 @@ def reaching(steps: dict[str, Step], names: Sequence[str]) -> Iterator[tuple[str
 
 
 def order(steps: dict[str, Step]) -> list[str]:
-    """Greedy: next comes the filter that, with all that it waits for, rejects the most for its cost. Those that reject
-    nobody come last, as they are."""
+    """Greedy: next comes the filter that, with all that it waits for, rejects the most for its cost. What costs nothing
+    comes first, what rejects nobody last, both as they are."""
     found: list[str] = []
     alive = np.ones(len(next(iter(steps.values())).cost))
-    while len(found) < len(steps):
+    chosen = [name for name, s in steps.items() if s.measured and s.cost.mean() < FREE and not s.after]
+    while True:
+        found += chosen
+        for name in chosen:
+            alive = alive * (1 - steps[name].rejects)
+        if len(found) == len(steps):
+            return found
         bundles = [bundle(steps, name, found) for name in steps if name not in found]
         worth = [gain(steps, names, alive) for names in bundles]
         best = int(np.argmax(worth))
         chosen = bundles[best] if worth[best] > 0 else bundles[0]
-        found += chosen
-        for name in chosen:
-            alive = alive * (1 - steps[name].rejects)
-    return found
 
 
 def bundle(steps: dict[str, Step], name: str, found: Sequence[str]) -> list[str]:
@@ -168,7 +181,9 @@ def overview(steps: dict[str, Step], names: Sequence[str], title: str) -> Grid:
         each = f"{spent / (came * rejects):,.0f}" if came * rejects else "-"
         total += spent
         mean = spent / came if came else float(here.cost.mean())
-        grid.add_row(name, f"{mean:,.1f}", f"{came:.1%}", f"{rejects:.1%}", each, f"{spent:,.1f}")
+        grid.add_row(
+            name, f"{mean:,.1f}" if here.measured else "?", f"{came:.1%}", f"{rejects:.1%}", each, f"{spent:,.1f}"
+        )
     grid.add_row("all", "", "", "", "", f"{total:,.1f}", style="bold")
     return grid
 

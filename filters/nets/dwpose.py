@@ -23,6 +23,7 @@ PERSON = 0  # of the 80 classes of COCO
 
 WIDTH, HEIGHT = 288, 384  # px of the pose network's input
 PADDING = 1.25  # of boxes
+BATCH = 32  # crops, where the file takes several
 BINS = 2  # of SimCC to a pixel of the input
 MEAN, DEVIATION = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
 
@@ -81,6 +82,7 @@ class WholeBodyNet:
     def __init__(self) -> None:
         self._net = onnx.load(POSE, gpu=True)
         self._input = self._net.get_inputs()[0].name
+        self._batch = 1 if isinstance(self._net.get_inputs()[0].shape[0], int) else BATCH
 
     def __call__(self, images: Sequence[np.ndarray], boxes: np.ndarray) -> np.ndarray:
         """(N, 133, 3) x, y in pixels, confidence, of the person in the box (4,) of each of N images.
@@ -88,14 +90,17 @@ class WholeBodyNet:
         Pixels count from the middle of the first. Confidence is above 0 and may exceed 1; where the network knows
         nothing it is 0 or less.
         """
-        return np.array([self._points(*pair) for pair in zip(images, boxes, strict=True)]).reshape(-1, 133, 3)
+        found = [np.zeros((0, 133, 3))]
+        for start in range(0, len(images), self._batch):
+            part = slice(start, start + self._batch)
+            found.append(self._points(images[part], boxes[part]))
+        return np.concatenate(found)
 
-    def _points(self, image: np.ndarray, box: np.ndarray) -> np.ndarray:
-        crop, scale, corner = cropped(image, box)
-        pixels = ((crop - MEAN) / DEVIATION).transpose(2, 0, 1)[None].astype(np.float32)
-        across, down = self._net.run(None, {self._input: pixels})
-        points = located(across[0], down[0])
-        points[:, :2] = points[:, :2] / scale + corner
+    def _points(self, images: Sequence[np.ndarray], boxes: np.ndarray) -> np.ndarray:
+        crops, scales, corners = zip(*map(cropped, images, boxes), strict=True)
+        pixels = [((crop - MEAN) / DEVIATION).transpose(2, 0, 1).astype(np.float32) for crop in crops]
+        points = np.stack([*map(located, *self._net.run(None, {self._input: np.stack(pixels)}))])
+        points[..., :2] = points[..., :2] / np.reshape(scales, (-1, 1, 1)) + np.stack(corners)[:, None]
         return points
 
 

@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 import yaml
 
-from curation.chain import DECODE
+from curation.chain import DECODE, Chain, Job
 from curation.chain_tune import Step, expected, order
+from curation.policy import Policy
 from curation.recipe import Recipe
+from dataset.records import Clip
+from filters.media import Media
 from tests.curation.report_data import fabricate
 from tests.curation.test_run import s2v
+from tests.filters.builders import facts
+from tests.videos import write_video
 
 N = 2000
 
@@ -27,6 +32,14 @@ def test_cheap_and_selective_filters_come_first():
     steps = chain(("slow", 900.0, 0.3, ()), ("cheap", 5.0, 0.1, ()), ("idle", 1.0, 0.0, ()), ("strict", 50.0, 0.8, ()))
     assert order(steps) == ["cheap", "strict", "slow", "idle"]
     assert expected(steps, order(steps)) < expected(steps, list(steps)) / 2
+
+
+def test_what_costs_nothing_stays_ahead_though_it_rejected_nobody():
+    """Such as captions, which the next source may have."""
+    steps = chain(
+        ("caption", 0.02, 0.0, ()), ("header", 0.02, 0.7, ()), (DECODE, 400.0, 0.0, ()), ("late", 0.0, 0.0, ())
+    )
+    assert order(steps) == ["caption", "header", "late", DECODE]
 
 
 def test_what_a_filter_reads_comes_before_it_and_counts_for_it():
@@ -76,6 +89,32 @@ def test_the_command_says_what_it_would_save_and_how(dataset):
     assert "saved" in printed
     lines = printed[printed.index("filters:") :].splitlines()[1:4]
     assert [line.rsplit(":", 1)[-1] for line in lines] == [f.rsplit(":", 1)[-1] for f in recipe.filters]
+
+
+def test_decoding_that_nobody_timed_is_not_free(tmp_path):
+    recipe = Recipe(name="fixture", filters=["header", "media"])
+    fabricate(str(tmp_path), 50, recipe=recipe)
+    assert "what decoding cost" in s2v("chain", "tune", tmp_path, code=2)
+
+
+def test_filters_that_measured_nobody_are_named(tmp_path):
+    """They are in the recipe, and the scores were made without them."""
+    fabricate(str(tmp_path), 50)
+    recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    recipe["filters"].append("media")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    printed = " ".join(s2v("chain", "tune", tmp_path).split())
+    assert "No clip was measured by decode, media" in printed
+
+
+def test_a_later_run_that_decodes_less_leaves_what_decoding_costs(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 1)
+    clip = Clip(clip_id="c", source=str(path), source_id="s", start=0.0, end=1.0, media=facts())
+    cheap, dear = Job(clip), Job(clip, ms={DECODE: 1e6})
+    for job in (cheap, dear):
+        assert list(Chain([Media()], Policy(name="any", rules=[])).run(str(path), [job])) == [job]
+        assert job.error is None
+    assert 0 < cheap.ms[DECODE] < dear.ms[DECODE] == 1e6
 
 
 def test_without_scores_it_says_what_to_do(tmp_path, dataset):

@@ -93,6 +93,26 @@ def test_the_pose_network_sees_rgb():
     np.testing.assert_allclose(points[:, 2], 0.4 * (255 - 123.675) / 58.395, rtol=1e-4)
 
 
+def test_a_file_that_takes_several_crops_gets_them_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(dwpose, "BATCH", 4)
+    count = 11
+    frames = [spot(int(x), 180, (int(x) % 256, 80, 40)) for x in np.linspace(60, 580, count)]
+    boxes = np.array([[x - 45 - 3 * x % 40, 90, x + 60, 200 + 2 * x] for x in range(60, 60 + count)], float)
+    one_by_one = dwpose.WholeBodyNet()(frames, boxes)
+    write_pose(tmp_path / dwpose.POSE, batch="batch")
+    net, sizes = dwpose.WholeBodyNet(), []
+    run = net._net.run
+
+    def counted(names, given):
+        sizes.append(len(given["input"]))
+        return run(names, given)
+
+    monkeypatch.setattr(net._net, "run", counted)
+    np.testing.assert_array_equal(net(frames, boxes), one_by_one)
+    assert sizes == [4, 4, 3]
+    assert net([], np.zeros((0, 4))).shape == (0, 133, 3)
+
+
 def test_the_detector_sees_bgr():
     find = dwpose.YoloxDetector()
     blue, red = find([spot(300, 180, (0, 0, 255)), spot(300, 180, (255, 0, 0))])

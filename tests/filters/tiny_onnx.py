@@ -4,7 +4,7 @@ They do by arithmetic what the real ones learned: to the detector a person stand
 comes first in BGR), and all points of the pose network lie on the brightest pixel.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 FLOAT, INT64 = 1, 7  # numbers of ONNX's types
 OPSET = 17
 Shape = Sequence[int]
+Declared = Sequence[int | str]  # a text names an axis of any length
 
 
 def varint(value: int) -> bytes:
@@ -47,8 +48,8 @@ def node(kind: str, inputs: Sequence[str], output: str, **attributes: int | Shap
     return made
 
 
-def declared(name: str, shape: Shape) -> bytes:
-    dims = b"".join(field(1, field(1, n)) for n in shape)
+def declared(name: str, shape: Declared) -> bytes:
+    dims = b"".join(field(1, field(1 if isinstance(n, int) else 2, n)) for n in shape)
     return field(1, name) + field(2, field(1, field(1, FLOAT) + field(2, dims)))
 
 
@@ -56,8 +57,8 @@ def write(
     path: Path,
     nodes: Sequence[bytes],
     constants: dict[str, np.ndarray],
-    inputs: dict[str, Shape],
-    outputs: dict[str, Shape],
+    inputs: Mapping[str, Declared],
+    outputs: Mapping[str, Declared],
 ) -> None:
     graph = b"".join(field(1, n) for n in nodes) + field(2, "tiny")
     graph += b"".join(field(5, constant(name, values)) for name, values in constants.items())
@@ -89,12 +90,12 @@ def write_detector(path: Path, width: float, height: float) -> None:
     write(path, nodes, constants, {"images": (1, 3, 640, 640)}, {"output": (1, fine + coarse, 85)})
 
 
-def write_pose(path: Path, gain: float = 0.4) -> None:
+def write_pose(path: Path, gain: float = 0.4, batch: int | str = 1) -> None:
     """RTMPose: all 133 points on the brightest column and row; `gain` times the normalised brightness is the score."""
     nodes, constants = [], {"gain": np.array(gain)}
     for name, axes, side in (("simcc_x", [1, 2], 288), ("simcc_y", [1, 3], 384)):
-        constants |= {f"{name}_bins": np.array([1, 133, side, 2]), f"{name}_line": np.array([1, 133, 2 * side])}
-        constants[f"{name}_column"] = np.array([1, 1, side, 1])
+        constants |= {f"{name}_bins": np.array([1, 133, side, 2]), f"{name}_line": np.array([-1, 133, 2 * side])}
+        constants[f"{name}_column"] = np.array([-1, 1, side, 1])
         nodes += [
             node("ReduceMax", ["input"], f"{name}_max", axes=axes, keepdims=0),
             node("Mul", [f"{name}_max", "gain"], f"{name}_score"),
@@ -102,4 +103,5 @@ def write_pose(path: Path, gain: float = 0.4) -> None:
             node("Expand", [f"{name}_one", f"{name}_bins"], f"{name}_all"),
             node("Reshape", [f"{name}_all", f"{name}_line"], name),
         ]
-    write(path, nodes, constants, {"input": (1, 3, 384, 288)}, {"simcc_x": (1, 133, 576), "simcc_y": (1, 133, 768)})
+    outputs = {"simcc_x": (batch, 133, 576), "simcc_y": (batch, 133, 768)}
+    write(path, nodes, constants, {"input": (batch, 3, 384, 288)}, outputs)
