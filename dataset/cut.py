@@ -9,7 +9,7 @@ from typing import Any
 import av
 import numpy as np
 
-from dataset.media import Counters, MediaError, Painter, Source, open_source, read_audio
+from dataset.media import Counters, MediaError, Painter, Readable, Source, open_source, read_audio
 
 TICK = Fraction(1, 90_000)  # seconds; exact for every usual frame rate
 SOUND_RATE = 48_000  # Hz, stereo
@@ -25,8 +25,8 @@ class Cut:
     height: int
 
 
-def cut_clip(path: str, start: float, end: float) -> Cut:
-    """The span [start, end) in seconds as an mp4.
+def cut_clip(path: str | Readable, start: float, end: float) -> Cut:
+    """The span [start, end) in seconds of a local file, or of one that can be read here and there, as an mp4.
 
     Pictures are upright, have square pixels and even sides, and keep their timestamps. The sound is the span's own,
     with silence where the source has none. The same input gives the same bytes on every machine.

@@ -4,12 +4,13 @@ Time zero of a source is the start of its video stream; audio is placed by its o
 late audio, offset streams and variable frame rates stay in sync.
 """
 
+import math
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import av
 import numpy as np
@@ -19,6 +20,14 @@ AUDIO_RATE = 16_000  # Hz
 MAX_SHORT_SIDE = 2160  # "native" frames above this would not fit in memory for a whole clip
 JITTER = 0.004  # seconds by which a frame may come early and still open its slot
 SEEK_GAP = 2.0  # seconds between two spans above which seeking beats decoding through
+NO_INDEX = "mpegts", "mpeg"  # formats where seeking lands on any packet; decoding begins with the keyframe behind it
+RUN_UPS = 0, 1, 4, 16, 64  # seconds before the wanted time from where they are tried, and then from the beginning
+
+
+class Readable(Protocol):
+    """A file that isn't here, but can be read here and there."""
+
+    def read(self, size: int) -> bytes: ...
 
 
 class MediaError(Exception):
@@ -96,7 +105,7 @@ class Opened:
 
     def seek(self, time: float, stream: Any) -> None:
         """To the keyframe of `stream` at or before `time` seconds."""
-        self.container.seek(int((max(0.0, time) + self.zero) / stream.time_base), stream=stream)
+        self.container.seek(int((time + self.zero) / stream.time_base), stream=stream)
 
 
 class Source(Opened):
@@ -114,7 +123,20 @@ class Source(Opened):
         self.guessed_times = "avi" in container.format.name
 
     def seek(self, time: float, stream: Any) -> None:
+        if stream.type == "video" and self.container.format.name in NO_INDEX:
+            time -= self.run_up(time)
         super().seek(0.0 if self.guessed_times else time, stream)
+
+    def run_up(self, time: float) -> float:
+        """Seconds before `time` to seek to, so that the first frame that is decoded lies at or before it."""
+        for back in RUN_UPS:
+            if back >= time:
+                break
+            super().seek(time - back, self.video)
+            first, _ = next(self.frames(), (math.inf, None))
+            if first <= time + 1e-4:
+                return back
+        return time + 10  # the first packet's decoding time lies before zero
 
     def frames(self) -> Iterator[tuple[float, Any]]:
         """(seconds, frame) in presentation order from where the container stands."""
@@ -143,8 +165,8 @@ def best_video(container: Any) -> Any:
 
 
 @contextmanager
-def open_source(path: str, counters: Counters) -> Iterator[Source]:
-    """Open a local video. Raises MediaError for what isn't one."""
+def open_source(path: str | Readable, counters: Counters) -> Iterator[Source]:
+    """Open a video. Raises MediaError for what isn't one."""
     counters.opens += 1
     with open_container(path, "a video") as container:
         if container.format.name.endswith("_pipe") or container.format.name == "image2":
@@ -163,13 +185,10 @@ def open_sound(path: str) -> Iterator[Opened]:
 
 
 @contextmanager
-def open_container(path: str, kind: str) -> Iterator[Any]:
+def open_container(path: str | Readable, kind: str) -> Iterator[Any]:
     try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):
-            raise MediaError("not a regular file", f"give the path of {kind}")
-        if os.path.getsize(path) == 0:
-            raise MediaError("empty file (0 bytes)", "copy or download the file again")
+        if isinstance(path, str | os.PathLike):
+            check_file(path, kind)
         container = av.open(path)
     except PermissionError as e:
         raise MediaError(f"permission denied: {e.filename or path}", "make the file readable for this user") from e
@@ -180,6 +199,14 @@ def open_container(path: str, kind: str) -> Iterator[Any]:
         raise MediaError(f"can't be opened: {e.strerror}", remedy) from e
     with container:
         yield container
+
+
+def check_file(path: str | os.PathLike, kind: str) -> None:
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise MediaError("not a regular file", f"give the path of {kind}")
+    if os.path.getsize(path) == 0:
+        raise MediaError("empty file (0 bytes)", "copy or download the file again")
 
 
 # ---------------------------------------------------------------- pictures
@@ -246,7 +273,8 @@ def read_clips(
     """Decode the clips of one source in a single forward pass.
 
     spans: (start, end) in seconds, ascending, not overlapping. needs: the samplings wanted of each span; the ones
-    that share a size share their pictures. One container is opened, and every frame is decoded at most once.
+    that share a size share their pictures. One container is opened, and every frame is decoded at most once
+    (but for a few where `Source.run_up` looks for a keyframe).
     """
     with open_source(path, counters) as source:
         sound = read_audio(source, spans[0][0], spans[-1][1])[0] if audio and source.audio else None
@@ -306,7 +334,7 @@ def read_audio_until(
     out = np.zeros((channels, max(1, round((end - start) * rate))), np.float32)
     stream = source.audio
     if start > 0:
-        source.seek(start - 0.5, stream)  # before the start: codecs need a run-up
+        source.seek(max(0.0, start - 0.5), stream)  # before the start: codecs need a run-up
     resampler, cursor, shape, reached = None, 0, None, 0
     for frame in source.decoded(source.container.demux(stream)):
         if frame.pts is None:

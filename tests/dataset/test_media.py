@@ -81,6 +81,27 @@ def test_a_far_away_clip_is_reached_by_seeking(tmp_path):
     assert abs(brightness_time(clips[1].batches[DENSE].images[0]) - 15.5) < 0.25
 
 
+@pytest.mark.parametrize(("name", "codec"), [("a.ts", "libx264"), ("a.ts", "libx265"), ("a.mpg", "libx264")])
+def test_a_stream_without_an_index_is_read_from_before_its_clips(tmp_path, name, codec):
+    """Seeking lands behind the keyframe. x265 decodes pictures out of order: even at time zero it lands too late."""
+    sound = {"sound": clicks(14), "sound_codec": "mp2", "sound_late": 0.1}
+    path = write_video(tmp_path / name, 14, codec=codec, gop=150, **sound)
+    for spans in ([(0.0, 1.0), (8.0, 9.0)], [(4.0, 5.0)], [(11.0, 12.0)]):
+        clips = list(read_clips(str(path), spans, [DENSE], audio=True, counters=Counters()))
+        for (start, _), clip in zip(spans, clips, strict=True):
+            images = clip.batches[DENSE].images
+            assert clip.span_frames == len(images) == 25
+            assert [brightness_time(images[i]) for i in (0, -1)] == pytest.approx([start, start + 0.96], abs=0.3)
+            assert click_times(clip.audio) == pytest.approx([0.6], abs=0.005)
+
+
+def test_a_stream_without_an_index_is_not_read_from_its_beginning(tmp_path):
+    path = write_video(tmp_path / "a.ts", 40, gop=12)
+    counters = Counters()
+    next(read_clips(str(path), [(35.0, 36.0)], [DENSE], audio=False, counters=counters))
+    assert counters.decoded < 70
+
+
 def test_variable_frame_rate_keeps_its_times(tmp_path):
     times = [0, 0.04, 0.08, 0.5, 1.0, 1.04, 1.9]
     path = write_video(tmp_path / "a.mkv", times=times)
