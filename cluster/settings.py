@@ -84,7 +84,7 @@ class Slurm(Setting):
 
 
 class Training(Setting):
-    """nodes: of the job (of Slurm: its own). least: with which training goes on when others are lost; 0: nodes."""
+    """nodes: of the job. least: with which training goes on when others are lost; 0: nodes."""
 
     nodes: int = Field(1, ge=1)
     least: int = Field(0, ge=0)

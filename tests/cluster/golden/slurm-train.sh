@@ -1,0 +1,95 @@
+#!/bin/bash
+#SBATCH --job-name=train-speech
+#SBATCH --output=/home/you/.local/state/s2v/slurm/%x-%j.out
+#SBATCH --open-mode=append
+#SBATCH --dependency=singleton
+#SBATCH --nodes=8
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=96
+#SBATCH --partition=gpu
+#SBATCH --account=film
+#SBATCH --time=3-00:00:00
+#SBATCH --mem=900G
+#SBATCH --gres=gpu:8
+#SBATCH --requeue
+#SBATCH --no-kill
+#SBATCH --signal=B:USR1@1800
+#SBATCH '--constraint=h100&ib'
+#SBATCH '--comment=two words'
+
+set -e
+export 'HF_HOME=/shared/hugging face'
+prepare() { # on every node
+module load cuda
+source /shared/s2v/.venv/bin/activate
+:
+}
+export -f prepare
+prepare
+need() {
+  command -v "$1" > /dev/null && return
+  echo "$1 isn't on the PATH here. Let slurm.setup activate the environment of s2v."
+  exit 1
+}
+need s2v
+need torchrun
+need python
+
+# USR1: the time is nearly up. TERM: `s2v jobs --stop`. Both may take long: what runs saves its work first.
+ended="" pid=""
+end() {
+  trap "" USR1 TERM
+  ended=$1
+  [ -z "$pid" ] || ask_to_end
+}
+trap "end again" USR1
+trap "end stop" TERM
+
+run() { # in the background, as bash hears no signal meanwhile
+  [ -z "$ended" ] || return 143
+  "$@" &
+  pid=$!
+  wait_for "$pid"
+}
+wait_for() {
+  local code=0
+  wait "$1" || code=$?
+  [ -z "$ended" ] || { code=0; wait "$1" || code=$?; } # the first one was cut short by the signal
+  return "$code"
+}
+leave() {
+  if [ "$1" -ne 0 ] && [ "$ended" = again ]; then
+    echo "It is handed in again, to go on where it was."
+    scontrol requeue "$SLURM_JOB_ID"
+  elif [ "$1" -ne 0 ] && [ "$ended" = stop ]; then
+    scancel "$SLURM_JOB_ID" # such that Slurm calls it cancelled, not failed
+  fi
+  exit "$1" # Slurm ends what still runs on the nodes
+}
+on_head=(--nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" --cpus-per-task="$SLURM_CPUS_PER_TASK")
+others=$((SLURM_JOB_NUM_NODES - 1))
+on_others=(--nodes="$others" --ntasks="$others" --exclude="$SLURMD_NODENAME" --cpus-per-task="$SLURM_CPUS_PER_TASK"
+  --no-kill --kill-on-bad-exit=0)
+
+# torchrun on each node. When a node is lost, the others begin again at the newest checkpoint, if they are enough.
+ask_to_end() { scancel --signal=TERM "$SLURM_JOB_ID"; } # all steps: each rank saves its part of a checkpoint
+endpoint=$(hostname):$(python -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
+
+# shellcheck disable=SC2016
+start='prepare
+exec torchrun "$@"'
+agent=(--nnodes=6:8 --nproc-per-node=8
+  --rdzv-backend=c10d --rdzv-endpoint="$endpoint" --rdzv-id="$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
+  --max-restarts=10 --shutdown-timeout=1800 --no-python s2v train --stage speech --data /shared/l --out /shared/r)
+
+if [ "$others" -gt 0 ]; then
+  srun "${on_others[@]}" bash -ec "$start" torchrun --rdzv-conf=is_host=false "${agent[@]}" &
+fi
+code=0
+# This node's torchrun says how it ended: others may be lost by then.
+run srun "${on_head[@]}" bash -ec "$start" torchrun --rdzv-conf=is_host=true "${agent[@]}" || code=$?
+if [ -z "$ended" ] && [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%D)" -lt 6 ]; then
+  echo "Too few nodes are left."
+  ended=again
+fi
+leave "$code"
