@@ -39,14 +39,13 @@ def end_with_parent() -> None:
 
 
 def run(command: list[str], nodes: int, gpus: int) -> int:
-    """Start the agents, wait for them; the first one that fails decides."""
+    """Start the agents. The first one that ends says how it went, for all of them."""
     placed = agent.options(num_cpus=1, num_gpus=gpus, scheduling_strategy="SPREAD")
     waiting = [placed.remote(command) for _ in range(nodes)]
     first, waiting = ray.wait(waiting)
     code = ray.get(first[0])
-    if not code:  # nodes that were lost for good have an agent that waits for one
-        done, late = ray.wait(waiting, num_returns=len(waiting), timeout=GOODBYE) if waiting else ([], [])
-        code, waiting = max(map(ray.get, done), default=0), late
+    if not code and waiting:  # the others are about to end; one that was lost may begin anew, and finds nothing to join
+        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=GOODBYE)
     for ref in waiting:
         ray.cancel(ref, force=True)
     return code

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import yaml
 
 from cluster.job import Job, Kind, default_name, replaced
 from dataset.errors import UsageError
@@ -16,7 +17,8 @@ PATHS = {  # parameters that are, or hold, paths of this machine
     "preflight": ("dataset", "recipe"),
 }
 NAMES = ("recipe", "policy", "stage", "init")  # that may be something else than a path: then no such file exists
-SMALL = (".yaml", ".yml", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")  # files that travel with a job
+YAML = (".yaml", ".yml")
+SMALL = (*YAML, ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")  # files that travel with a job
 HOME = {"curate": ("dataset",), "train": ("run", "resume"), "preflight": ("dataset",)}
 
 
@@ -26,7 +28,9 @@ def understand(kind: Kind, command: click.Command, words: Sequence[str], name: s
     if params.get("address"):
         raise UsageError("--address: --to and the cluster file say where the job runs.")
     moved = {value: absolute(value) for value in paths(kind, params)}
-    files = [Path(p) for p in map(bare, moved.values()) if p.endswith(SMALL) and os.path.isfile(p)]
+    named = [Path(p) for p in map(bare, moved.values()) if p.endswith(SMALL) and os.path.isfile(p)]
+    files = [*named, *(file for recipe in named if recipe.suffix in YAML for file in beside(recipe))]
+    files = list(dict.fromkeys(files))
     if twice := {f.name for f in files if [g.name for g in files].count(f.name) > 1}:
         raise UsageError(f"Two of the job's files are called {twice.pop()}: rename one.")
     home = next((absolute(params[key].rstrip("/")) for key in HOME[kind] if params.get(key)), "")
@@ -40,6 +44,22 @@ def paths(kind: str, params: Mapping[str, Any]) -> Iterator[str]:
         for word in (value,) if isinstance(value, str) else value:
             if key not in NAMES or os.path.exists(word):
                 yield word
+
+
+def beside(recipe: Path) -> Iterator[Path]:
+    """The files that a recipe names and that lie beside it: its policy, and filters of its own (`file.py:Class`)."""
+    try:
+        data = yaml.safe_load(recipe.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return  # whoever reads it will say so
+    if not isinstance(data, dict):
+        return
+    entries = data.get("filters")
+    for word in (data.get("policy"), *(entries if isinstance(entries, list) else ())):
+        name = next(iter(word), None) if isinstance(word, dict) else word
+        file = recipe.parent / str(name).partition(":")[0]
+        if isinstance(name, str) and file.parent == recipe.parent and file.is_file():
+            yield file
 
 
 def absolute(word: str) -> str:

@@ -237,7 +237,7 @@ def run_stage(
     failed, filters = 0, 0
     with progress(console) as bar:
         line = bar.add_task(f"[bold]{title:8}[/]", total=total, unit=unit, failed="")
-        for result in run_tasks(make, tasks, resources):
+        for result in run_tasks(make, tasks, resources, title):
             failed += result["failed"]
             filters += result.get("filters", 0)
             bar.update(line, advance=result["done"], failed=f"[yellow]{failed} failed[/]" if failed else "")

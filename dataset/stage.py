@@ -11,20 +11,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from dataset.errors import RunError, UsageError
 
 GO_ON = "What was finished is kept; run the same command again to go on."
+STRUCTURED = ray.LoggingConfig(encoding="JSON", additional_log_standard_attrs=["name"])  # with job, node and actor
 Worker = Callable[[Any], dict[str, int]]  # one task -> what it did
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one worker. tasks: what it does at a time, in threads. most: workers; None: as many as fit and are needed.
-    With a limit all of them are started: each has its share of something, such as a server's slots."""
+    """Of one worker. tasks: what it does at a time, in threads. most: workers; None: as many as fit and are needed, at
+    any time: the pool grows with the cluster. With a limit, those that fit at the start are started and stay: each has
+    its share of something, such as a server's slots."""
 
     cpus: float = 1.0
     gpus: float = 0.0
@@ -45,11 +46,13 @@ def start_ray(address: str | None = None, *, dashboard: bool = False) -> None:
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
-            ray.init(address, **common)
+            ray.init(address, logging_config=STRUCTURED, **common)
         else:
             ray.init(include_dashboard=dashboard, object_store_memory=256 << 20, **common)
     except Exception as e:  # Ray raises many kinds, all of which mean that there is no cluster
         raise RunError(f"Can't start or join Ray{f' at {address}' if address else ''}: {e}") from e
+    if address and sys.stderr.isatty():  # someone looks on: records would break up the progress bars
+        logging.getLogger().setLevel(logging.WARNING)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -78,6 +81,8 @@ class Call:
     """Ray Data's side of a worker: pickled tasks in, results out."""
 
     def __init__(self, make: Callable[[], Worker]):
+        # The first worker that gives up ends the run of a thousand: tell S3's clients to try for a minute, not seconds.
+        os.environ.setdefault("AWS_MAX_ATTEMPTS", "8")
         self.work = make()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list]:
@@ -97,24 +102,27 @@ class Call:
             return traceback.format_exc()
 
 
-def run_tasks(make: Callable[[], Worker], tasks: Sequence[Any], resources: Resources) -> Iterator[dict[str, int]]:
+def run_tasks(
+    make: Callable[[], Worker], tasks: Sequence[Any], resources: Resources, title: str = "Tasks"
+) -> Iterator[dict[str, int]]:
     """Run every task on a pool of actors and yield the results as they come, in any order.
 
     `make` builds a worker inside its actor. A worker writes what it computes itself; only small counts travel. Actors
     and tasks that die are started again by Ray without limit: what kills a worker is a machine or an operator, since
-    hostile media is kept in a child process (`dataset.isolate`).
+    hostile media is kept in a child process (`dataset.isolate`). title: in Ray's dashboard, logs and metrics.
     """
     if not tasks:
         return
     workers = min(worker_count(resources), len(tasks))
-    blocks = [pa.table({"task": [pickle.dumps(task)]}) for task in tasks]
-    data = ray.data.from_arrow(blocks).map_batches(
-        Call,
+    rows = [{"task": pickle.dumps(task)} for task in tasks]
+    # Not from_arrow: it runs a task of Ray's for each block, only to count its rows.
+    data = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        type(title, (Call,), {}),  # Ray names the operator and its actors after the class
         fn_constructor_args=(make,),
         batch_size=1,
         compute=ActorPoolStrategy(
             min_size=1,
-            max_size=workers,
+            max_size=workers if resources.most else len(tasks),  # Ray starts those that fit, also when nodes come
             initial_size=workers if resources.most else 1,
             max_concurrent_calls_per_actor=resources.tasks,
             # Not more than it works on: a worker that is up first would take all, and the others had nothing to do.
@@ -124,6 +132,7 @@ def run_tasks(make: Callable[[], Worker], tasks: Sequence[Any], resources: Resou
         num_cpus=resources.cpus,
         num_gpus=resources.gpus or None,
     )
+    data.set_name(title)
     try:
         for batch in data.iter_batches(batch_size=None, prefetch_batches=0):
             for result in map(pickle.loads, batch["result"]):

@@ -229,7 +229,7 @@ def encode(
         with progress(console) as bar:
             line = bar.add_task("[bold]Encode[/]", total=len(todo), unit="clips", failed="")
             failed = 0
-            for result in run_tasks(make, shards, Resources(gpus=gpus)):
+            for result in run_tasks(make, shards, Resources(gpus=gpus), "Encode"):
                 failed += result["failed"]
                 bar.update(line, advance=result["done"], failed=f"[yellow]{failed} failed[/]" if failed else "")
     conclude(out, clips, console)

@@ -84,6 +84,25 @@ def test_paths_hold_everywhere_and_small_files_travel(tmp_path: Path, monkeypatc
     assert "--recipe=/etc/s2v/job/mine.yaml" in job.command("/etc/s2v/job")
 
 
+def test_what_a_recipe_names_beside_it_travels_too(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "name: x\npolicy: strict.yaml\nfilters: [header, 'own.py:Own', {'b.py:B': {}}]\n"
+    )
+    for name in ("strict.yaml", "own.py", "b.py", "other.py"):
+        (tmp_path / name).touch()
+    words = [
+        "s3://raw/",
+        "--out",
+        "s3://b/x",
+        "--recipe",
+        f"{tmp_path}/mine.yaml",
+        "--policy",
+        f"{tmp_path}/strict.yaml",
+    ]
+    job = understand("curate", COMMANDS["curate"], words, "")
+    assert {f.name for f in job.files} == {"mine.yaml", "strict.yaml", "own.py", "b.py"}
+
+
 def test_a_training_job_keeps_its_kinds_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["--stage", "film-speech", "--data", "film=a", "--data", "speech=b", "--init", "x", "--out", "runs/one"]

@@ -14,7 +14,11 @@ pytest.importorskip("deepspeed")
 
 from torch.distributed import TCPStore
 
+from cluster.job import Job, State
+from cluster.ray_jobs import RayJobs
+from cluster.settings import Cluster
 from cluster.torchrun_on_ray import torchrun
+from tests.cluster.ray_cluster import RayCluster
 from tests.trainer.runs import losses_of, rows_of, settings, write_latents
 from trainer.checkpoints import newest, read_saved
 
@@ -75,6 +79,24 @@ def test_when_a_node_is_lost_the_other_goes_on_from_the_checkpoint(tiny: Path, t
             node.end()
     assert world(run) == 1
     assert len(losses_of(run)) == 40  # every step once
+
+
+@pytest.mark.real  # Ray has to be sure that the node is lost, too
+def test_over_the_nodes_of_a_ray_cluster(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    latents, run = write_latents(tmp_path / "latents"), tmp_path / "run"
+    words = ["--stage", "tiny", "--data", str(latents), "--init", str(tiny), "--out", str(run), *settings(CHANGES)]
+    with RayCluster(2) as ray:
+        monkeypatch.setenv("RAY_AUTH_TOKEN", ray.token)
+        training = {"nodes": 2, "least": 1, "gpus_per_node": 0}
+        jobs = RayJobs(Cluster.model_validate({"ray": {"address": ray.address}, "training": training}))
+        job_id = jobs.submit(Job("train", "train-it", ("train", *words), str(run)))
+        ray.wait(lambda: len(rows_of(run)) >= 5)
+        assert world(run) == 2
+        ray.nodes[2].kill()
+        ray.wait(lambda: jobs.condition(job_id).ended)
+        assert jobs.condition(job_id).state is State.SUCCEEDED, jobs.logs(job_id, 100)
+    assert world(run) == 1
+    assert len(losses_of(run)) == 40
 
 
 def test_the_command_line_is_torchruns(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from dataset.cut import cut_clip
 from dataset.errors import RunError, UsageError
 from dataset.isolate import Child
 from dataset.shards import Sample, make_shard
-from dataset.stage import Resources
 from dataset.tables import to_parquet, write_atomically
 from model.checkpoint import Checkpoint
 from model.config import S2VConfig
@@ -206,7 +205,7 @@ def runs(tmp_path: Path, tiny: Path) -> Runs:
     return Runs(tmp_path, tiny, write_dataset(tmp_path / "data", 3, broken=[1]))
 
 
-def run_here(make: Callable[[], EncodeWorker], shards: Sequence[Shard], resources: Resources) -> list[dict[str, int]]:
+def run_here(make: Callable[[], EncodeWorker], shards: Sequence[Shard], *_: object) -> list[dict[str, int]]:
     """`run_tasks` without Ray."""
     worker = make()
     return [worker(shard) for shard in shards]
