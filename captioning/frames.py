@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from dataset.media import JITTER, SEEK_GAP, Counters, FrameBatch, MediaError, read_clips
+from dataset.media import JITTER, SEEK_GAP, Counters, FrameBatch, MediaError, Readable, read_clips
 from dataset.media import Frames as Sampling
 from dataset.records import Clip
 from dataset.tracks import Tracks
@@ -65,8 +65,10 @@ class Frames:
         }
 
 
-def read_frames(path: str, clip: Clip, sight: Sight, *, measured: int = 0, tracks: Tracks | None = None) -> Frames:
-    """Sample a clip out of its local source, in one forward pass.
+def read_frames(
+    path: str | Readable, clip: Clip, sight: Sight, *, measured: int = 0, tracks: Tracks | None = None
+) -> Frames:
+    """Sample a clip out of its source, in one forward pass.
 
     measured: frames that the filters saw in it; 0: not known. tracks: whom to mark, if `sight.mark`. Raises MediaError
     when less than the whole clip can be decoded: a caption must never tell of the part that could be read.

@@ -1,6 +1,7 @@
 """Caption: kept clips -> captions. A child process reads their pictures, servers are asked about many at a time."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -36,8 +37,9 @@ from curation.layout import (
     table,
 )
 from curation.measure import chunks_of_source
+from curation.metrics import Tally
 from curation.recipe import Recipe
-from curation.sources import FetchError, local_copy
+from curation.sources import FetchError, random_access, unbroken
 from dataset.isolate import Child, ChildDied, ChildHung
 from dataset.media import MediaError
 from dataset.records import Clip, Failure
@@ -62,12 +64,16 @@ class Wanted:
 def reader(sight: Sight) -> Callable[[tuple[str, list[Wanted]]], Iterator[Frames | Failure | str]]:
     def handle(request: tuple[str, list[Wanted]]) -> Iterator[Frames | Failure | str]:
         source, wanted = request
-        with local_copy(source) as path:
+        with random_access(source) as file:
             yield "fetched"
             for one in wanted:
                 tracks = Tracks.from_row(one.tracks) if one.tracks else None
                 try:
-                    yield read_frames(path, one.clip, sight, measured=one.scores.get("frames") or 0, tracks=tracks)
+                    with unbroken(file):
+                        seen = read_frames(file, one.clip, sight, measured=one.scores.get("frames") or 0, tracks=tracks)
+                    yield seen
+                except FetchError:
+                    raise
                 except MediaError as e:
                     yield Failure.of_clip(one.clip, "caption", str(e), e.remedy)
                 except Exception as e:  # libav raises many kinds for damaged files
@@ -107,14 +113,17 @@ class CaptionWorker:
     child: Child = field(init=False)
     desk: Desk = field(init=False)
     turn: Lock = field(init=False)
+    tally: Tally = field(init=False)
 
     def __post_init__(self) -> None:
+        self.tally = Tally(self.dataset, "caption")
         self.settings = self.recipe.captioning
         self.child = Child("curation.caption:reader", self.settings.sight)
         self.desk = Desk(self.settings, self.ready, self.limit, self.key, alone=self.alone)
         self.turn = Lock()
 
     def __call__(self, part: Part) -> dict[str, int]:
+        began = time.monotonic()
         clips = stored_rows(self.dataset, CLIPS, part.homes, part.clips)
         scores = stored_rows(self.dataset, SCORES, part.scores, part.clips)
         marks = stored_rows(self.dataset, TRACKS, part.scores, part.clips) if self.settings.sight.mark else {}
@@ -134,9 +143,19 @@ class CaptionWorker:
             except Exception as e:  # of all clips alike: what is finished is kept, then the run ends
                 error = error or e
         self.write(part, rows, failures)
+        self.tell(rows, failures, {w.clip.clip_id: w.clip for w in wanted})
+        self.tally.part(part.name, len(rows), began)
         if error:
             raise error
         return {"done": len(part.clips) - suspects, "failed": len(failures)}
+
+    def tell(self, rows: list[dict[str, Any]], failures: list[Failure], clips: dict[str, Clip]) -> None:
+        self.tally.clips("done", [clips[row["clip_id"]] for row in rows])
+        self.tally.failures(failures, clips)
+        for kind in ("prompt", "completion"):
+            self.tally.count("s2v_caption_tokens_total", sum(row[f"{kind}_tokens"] for row in rows), kind=kind)
+        for what in ("tries", "seconds"):
+            self.tally.count(f"s2v_caption_{what}_total", sum(row[what] for row in rows))
 
     def ask(
         self, wanted: list[Wanted]

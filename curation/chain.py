@@ -13,7 +13,7 @@ import numpy as np
 
 from curation.policy import Policy
 from curation.recipe import Recipe
-from curation.sources import local_copy
+from curation.sources import Ranges, check, random_access
 from dataset.draw import draw_overlay
 from dataset.media import Counters, DecodedClip, FrameBatch, Frames, MediaError, read_clips
 from dataset.records import Clip
@@ -93,10 +93,10 @@ class Chain:
             else:
                 waiting.append(job)
         if waiting:
-            with local_copy(uri) as path:
-                yield from self.run_decoded(path, waiting)
+            with random_access(uri) as file:
+                yield from self.run_decoded(file, waiting)
 
-    def run_decoded(self, path: str, jobs: list[Job]) -> Iterator[Job]:
+    def run_decoded(self, file: str | Ranges, jobs: list[Job]) -> Iterator[Job]:
         missing = [f for job in jobs for f in self.missing(job)]
         needs = sorted({need for f in missing for need in f.needs.frames}, key=lambda n: (n.short_side or 0, n.fps))
         if not any(need.cut is None for need in needs):
@@ -105,10 +105,11 @@ class Chain:
         while jobs:
             spans = [(job.clip.start, job.clip.end) for job in jobs]
             counters, seen, before = Counters(), Counters(), 0.0
-            clips = read_clips(path, spans, needs, audio=audio, counters=counters)
+            clips = read_clips(file, spans, needs, audio=audio, counters=counters)
             try:
                 costs = ((clip, Counters(counters.opens, counters.decoded), time.thread_time()) for clip in clips)
                 for decoded, total, spent in ahead(costs):
+                    check(file)
                     job = jobs.pop(0)
                     # A later run decodes only what is still missing: the dearest tells what all of it costs.
                     job.ms[DECODE], before = max(1000 * (spent - before), job.ms.get(DECODE, 0.0)), spent
@@ -118,6 +119,7 @@ class Chain:
                     self.guarded(job, decoded)
                     yield job
             except MediaError as e:
+                check(file)
                 # It concerns the next clip; the ones after it may still be readable.
                 job = jobs.pop(0)
                 job.error, job.remedy = str(e), e.remedy

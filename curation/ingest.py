@@ -1,6 +1,7 @@
 """Ingest: sources -> clips. Probe, text screen, shot split, content id: one open and one decode a source."""
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.layout import CLIPS, FAILURES, PICTURES, POSTERS, clips_of, read, rows_of, save, table
+from curation.metrics import Tally
 from curation.policy import Policy
 from curation.recipe import Recipe
 from curation.shots import Posters, ShotSplitter
@@ -91,11 +93,14 @@ class IngestWorker:
     recipe: Recipe
     policy: Policy
     child: Child = field(init=False)
+    tally: Tally = field(init=False)
 
     def __post_init__(self) -> None:
+        self.tally = Tally(self.dataset, "ingest")
         self.child = Child("curation.ingest:look", self.recipe, self.policy)
 
     def __call__(self, items: list[Item]) -> dict[str, int]:
+        began = time.monotonic()
         clips: list[Clip] = []
         pictures: list[dict[str, str | bytes]] = []
         failures: list[Failure] = []
@@ -110,6 +115,11 @@ class IngestWorker:
         save(table(self.dataset, FAILURES), rows_of(FAILURES, failures), name)
         save(table(self.dataset, POSTERS), pa.Table.from_pylist(pictures, schema=PICTURES), name)
         save(table(self.dataset, CLIPS), rows_of(CLIPS, clips), name)
+        self.tally.count("s2v_sources_total", len(items) - len(failures), outcome="done")
+        self.tally.count("s2v_sources_total", len(failures), outcome="failed")
+        self.tally.clips("done", clips)
+        self.tally.failures(failures, {})
+        self.tally.part(name, len(clips), began)
         return {"done": len(items), "clips": len(clips), "failed": len(failures)}
 
     def ingest(self, item: Item) -> Found | Failure:

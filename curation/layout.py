@@ -102,7 +102,7 @@ def save(target: Table, rows: pa.Table, name: str) -> None:
     """Write the part `name`; no rows mean that no such part shall exist."""
     if rows.num_rows:
         target.write(rows, name)
-    elif target.has(name):
+    else:
         target.drop(name)
 
 

@@ -1,13 +1,14 @@
 """Measure: clips -> scores, tracks and thumbnails. Plans what is missing, and runs the chain in isolated workers."""
 
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from curation.chain import Job
+from curation.chain import DECODE, Job
 from curation.layout import (
     CLIPS,
     FAILURES,
@@ -22,9 +23,11 @@ from curation.layout import (
     stored_rows,
     table,
 )
+from curation.metrics import Tally
 from curation.policy import Policy
 from curation.recipe import Recipe
 from curation.score_rows import ScoreRows
+from curation.select import judge
 from curation.sources import FetchError
 from dataset.isolate import Child, ChildDied, ChildHung
 from dataset.records import Clip, Failure
@@ -119,12 +122,15 @@ class MeasureWorker:
     policy: Policy
     rows: ScoreRows = field(init=False)
     child: Child = field(init=False)
+    tally: Tally = field(init=False)
 
     def __post_init__(self) -> None:
+        self.tally = Tally(self.dataset, "measure")
         self.rows = ScoreRows(self.recipe, self.policy)
         self.child = Child("curation.chain:handler", self.recipe, self.policy)
 
     def __call__(self, part: Part) -> dict[str, int]:
+        began = time.monotonic()
         clips = stored_rows(self.dataset, CLIPS, part.homes, part.clips)
         # Scores may be there from an earlier recipe, or from a try that was killed.
         stored = (stored_rows(self.dataset, name, [part.name], part.clips) for name in (SCORES, TRACKS, THUMBS))
@@ -133,24 +139,46 @@ class MeasureWorker:
             (Clip.model_validate(clips[i]) for i in part.clips), key=lambda clip: (clip.source, clip.start)
         )
         jobs = [self.rows.job(c, old.get(c.clip_id), tracks.get(c.clip_id)) for c in ordered]
-        known = {job.clip.clip_id: set(job.measured) for job in jobs}
         done = [job for unit in chunks_of_source(jobs, lambda job: job.clip.source) for job in self.measure(unit)]
         good = [job for job in done if job.error is None]
-        self.write(part.name, good, [job for job in done if job.error is not None], thumbs)
-        filters = sum(len(set(job.measured) - known[job.clip.clip_id]) for job in good)
+        failures = [failure(job) for job in done if job.error is not None]
+        scores = self.write(part.name, good, failures, thumbs)
+        known = {job.clip.clip_id: set(job.measured) for job in jobs}
+        new = {job.clip.clip_id: job.measured.keys() - known[job.clip.clip_id] for job in good}
+        self.tell(scores, good, new)
+        self.tally.failures(failures, {job.clip.clip_id: job.clip for job in jobs})
+        self.tally.part(part.name, len(part.clips), began)
+        filters = sum(map(len, new.values()))
         return {"done": len(done), "failed": len(done) - len(good), "filters": filters}
 
-    def write(self, name: str, good: list[Job], bad: list[Job], old_thumbs: dict[str, dict[str, Any]]) -> None:
+    def write(
+        self, name: str, good: list[Job], failures: list[Failure], old_thumbs: dict[str, dict[str, Any]]
+    ) -> pa.Table:
         thumbs = [
             {"clip_id": j.clip.clip_id, "jpeg": j.thumb or old_thumbs.get(j.clip.clip_id, {}).get("jpeg")} for j in good
         ]
         tracks = [j.tracks.to_row(j.clip.clip_id) for j in good if j.tracks is not None]
         shown = pa.Table.from_pylist([t for t in thumbs if t["jpeg"]], schema=PICTURES)
-        save(table(self.dataset, FAILURES), rows_of(FAILURES, [failure(j) for j in bad]), name)
+        save(table(self.dataset, FAILURES), rows_of(FAILURES, failures), name)
         save(table(self.dataset, THUMBS), shown, name)
         save(table(self.dataset, TRACKS), pa.Table.from_pylist(tracks), name)
         scores = pa.Table.from_pylist([self.rows.row(j) for j in good], schema=self.rows.schema)
         save(table(self.dataset, SCORES), scores, name)
+        return scores
+
+    def tell(self, scores: pa.Table, good: list[Job], new: dict[str, set[str]]) -> None:
+        """Count what was measured now. new: the filters of each clip that were."""
+        pixels = {f.name() for f in self.rows.chain if f.needs.frames or f.needs.audio}
+        decoded = [job for job in good if new[job.clip.clip_id] & pixels]
+        for name in (DECODE, *(f.name() for f in self.rows.chain)):
+            jobs = decoded if name == DECODE else [job for job in good if name in new[job.clip.clip_id]]
+            self.tally.count("s2v_filter_clips_total", len(jobs), filter=name)
+            self.tally.count("s2v_filter_seconds_total", sum(job.ms[name] for job in jobs) / 1000, filter=name)
+        self.tally.count("s2v_decode_opens_total", sum(job.opens for job in decoded))
+        self.tally.count("s2v_frames_decoded_total", sum(job.decoded for job in decoded))
+        self.tally.count("s2v_frames_shown_total", sum(job.frames for job in decoded))
+        measured = {job.clip.clip_id: job.clip for job in good if new[job.clip.clip_id]}
+        self.tally.verdicts(judge(scores, self.policy, [f.name() for f in self.rows.chain]), measured)
 
     def measure(self, unit: list[Job]) -> list[Job]:
         """All clips of a unit, done. A unit that kills its child is gone through clip by clip."""

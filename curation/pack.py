@@ -2,7 +2,9 @@
 
 import json
 import tarfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,14 +27,16 @@ from curation.layout import (
     stored_rows,
     table,
 )
+from curation.metrics import Tally
 from curation.recipe import Recipe
-from curation.sources import FetchError, local_copy
+from curation.sources import FetchError, random_access, unbroken
 from dataset.cut import Cut, cut_clip
 from dataset.isolate import Child, ChildDied, ChildHung
 from dataset.media import MediaError
 from dataset.records import Clip, Failure
 from dataset.shards import Sample, make_shard, read_samples
-from dataset.tables import part_name, to_parquet, write_atomically
+from dataset.store import told
+from dataset.tables import in_threads, parquet, part_name, to_parquet, write_atomically
 from dataset.tracks import Tracks
 
 SHARDS = "shards"
@@ -63,9 +67,11 @@ def tokens(seconds: float, width: int, height: int) -> int:
 
 def cutter() -> Callable[[Clip], Iterator[Cut | str]]:
     def handle(clip: Clip) -> Iterator[Cut | str]:
-        with local_copy(clip.source) as path:
+        with random_access(clip.source) as file:
             yield "fetched"
-            yield cut_clip(path, clip.start, clip.end)
+            with unbroken(file):
+                cut = cut_clip(file, clip.start, clip.end)
+            yield cut
 
     return handle
 
@@ -96,17 +102,21 @@ class PackWorker:
     dataset: str
     recipe: Recipe
     child: Child = field(init=False)
+    tally: Tally = field(init=False)
 
     def __post_init__(self) -> None:
+        self.tally = Tally(self.dataset, "pack")
         self.child = Child("curation.pack:cutter")
 
     def __call__(self, shard: Shard) -> dict[str, int]:
-        clips = stored_rows(self.dataset, CLIPS, shard.homes, shard.clips)
+        began = time.monotonic()
+        rows = stored_rows(self.dataset, CLIPS, shard.homes, shard.clips)
+        clips = {i: Clip.model_validate(rows[i]) for i in shard.clips}
         scores, tracks = (stored_rows(self.dataset, name, shard.parts, shard.clips) for name in (SCORES, TRACKS))
         captions = stored_rows(self.dataset, CAPTIONS, shard.captions, shard.clips)
         there = self.packed(shard) if shard.again else {}
         samples, packed, failures = [], [], []
-        for clip in (Clip.model_validate(clips[i]) for i in shard.clips):
+        for clip in clips.values():
             cut = there.get(clip.clip_id) or self.cut(clip)
             if isinstance(cut, Failure):
                 failures.append(cut)
@@ -120,15 +130,17 @@ class PackWorker:
             data, offsets = make_shard(samples)
             folder = f"{self.dataset}/{SHARDS}"
             write_atomically(folder, shard.name, data)
-            rows = [index_row(clip, cut, shard.name, offsets[clip.clip_id], caption) for clip, cut, caption in packed]
-            index = pa.Table.from_pylist(rows, schema=INDEX)
-            write_atomically(folder, index_name(shard.name), to_parquet(index))
+            index = [index_row(clip, cut, shard.name, offsets[clip.clip_id], caption) for clip, cut, caption in packed]
+            write_atomically(folder, index_name(shard.name), to_parquet(pa.Table.from_pylist(index, schema=INDEX)))
+        self.tally.clips("done", [clip for clip, _, _ in packed])
+        self.tally.failures(failures, clips)
+        self.tally.part(shard.name, len(packed), began)
         return {"done": len(shard.clips), "failed": len(failures)}
 
     def packed(self, shard: Shard) -> dict[str, Cut]:
         """The clips of a shard as they were cut, so that only the words beside them change; damaged: those before."""
         folder, cuts = f"{self.dataset}/{SHARDS}", {}
-        with fsspec.open(f"{folder}/{index_name(shard.name)}", "rb") as f:
+        with told(folder), fsspec.open(f"{folder}/{index_name(shard.name)}", "rb") as f:
             sizes = {row["clip_id"]: (row["width"], row["height"]) for row in pq.read_table(f).to_pylist()}
         try:
             for sample in read_samples(f"{folder}/{shard.name}"):
@@ -266,11 +278,16 @@ def read_shards(dataset: str) -> dict[str, dict[str, str | None]]:
     return found
 
 
-def shard_indexes(dataset: str) -> Iterator[pa.Table]:
+def shard_indexes(dataset: str) -> list[pa.Table]:
     fs, path = fsspec.core.url_to_fs(f"{dataset}/{SHARDS}")
-    for name in sorted(fs.glob(f"{path}/*.index.parquet")):
-        with fs.open(name, "rb") as f:
-            yield pq.read_table(f)
+    fs.invalidate_cache()  # workers write them
+
+    def read_index(name: str) -> pa.Table:
+        with parquet(fs, name) as file:
+            return file.read()
+
+    with told(dataset):
+        return in_threads(read_index, sorted(fs.glob(f"{path}/*.index.parquet")))
 
 
 def finish(dataset: str, remove: list[str]) -> int:
@@ -278,7 +295,7 @@ def finish(dataset: str, remove: list[str]) -> int:
     fs, path = fsspec.core.url_to_fs(f"{dataset}/{SHARDS}")
     for shard in remove:
         for name in (index_name(shard), shard):
-            if fs.exists(f"{path}/{name}"):
+            with told(dataset), suppress(FileNotFoundError):
                 fs.rm_file(f"{path}/{name}")
     index = pa.concat_tables([INDEX.empty_table(), *shard_indexes(dataset)], promote_options="default").sort_by(
         "clip_id"

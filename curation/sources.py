@@ -10,13 +10,16 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import fsspec
 import pyarrow.parquet as pq
 
 from dataset.errors import UsageError
 from dataset.media import MediaError
+from dataset.store import told
 
+LARGE, BLOCK = 64 << 20, 4 << 20  # bytes: of a file that isn't copied whole, and that are fetched at a time
 VIDEO = {
     ".mp4",
     ".mov",
@@ -50,10 +53,11 @@ def expand(sources: Iterable[str]) -> Iterator[Item]:
     """All videos that the SOURCE arguments name, each once, in a stable order."""
     seen: set[str] = set()
     for source in sources:
-        for item in expand_one(source):
-            if item.uri not in seen:
-                seen.add(item.uri)
-                yield item
+        with told(source):
+            for item in expand_one(source):
+                if item.uri not in seen:
+                    seen.add(item.uri)
+                    yield item
 
 
 def expand_one(source: str) -> Iterator[Item]:
@@ -173,15 +177,79 @@ def local_copy(uri: str) -> Iterator[str]:
         yield uri
         return
     with tempfile.NamedTemporaryFile(prefix="s2v-", suffix=os.path.splitext(uri.split("::")[0])[1]) as copy:
-        try:
+        with fetching():
             with fsspec.open(uri, "rb") as f:
                 while block := f.read(1 << 22):
                     copy.write(block)
             copy.flush()
-        except Exception as e:  # every fsspec backend raises its own kinds
-            error = f"can't be fetched: {type(e).__name__}: {e}"
-            raise FetchError(error, "check the address and the network; the next run tries again") from e
         yield copy.name
+
+
+@contextmanager
+def random_access(uri: str) -> Iterator["str | Ranges"]:
+    """As `local_copy`, but of a large object in a store only what is read is fetched: a clip is little of a film."""
+    fs, path = fsspec.core.url_to_fs(uri)
+    if local(fs) or "::" in uri or uri.startswith("http"):  # not all web servers send a part of a file
+        size = 0
+    else:
+        with fetching():
+            size = fs.size(path)
+    if size < LARGE:
+        with local_copy(uri) as copied:
+            yield copied
+        return
+    with fetching(), fs.open(path, "rb", block_size=BLOCK, cache_type="blockcache") as file:
+        yield Ranges(file)
+
+
+class Ranges:
+    """A file in a store, read here and there. What goes wrong is the store's fault, not the video's."""
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+        self.seek, self.tell = file.seek, file.tell
+        self.error: FetchError | None = None
+
+    def read(self, size: int) -> bytes:
+        self.check()
+        try:
+            with fetching():
+                return self.file.read(size)
+        except FetchError as e:
+            self.error = e
+            raise
+
+    def check(self) -> None:
+        """Raises where a read has failed: libav may have taken that for the end of the file, and said nothing."""
+        if self.error:
+            raise self.error
+
+
+def check(file: "str | Ranges") -> None:
+    """Raises FetchError where some of it could not be read, whatever was made of the rest."""
+    if isinstance(file, Ranges):
+        file.check()
+
+
+@contextmanager
+def unbroken(file: "str | Ranges") -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        check(file)
+        raise
+    check(file)
+
+
+@contextmanager
+def fetching() -> Iterator[None]:
+    try:
+        yield
+    except MediaError:
+        raise
+    except Exception as e:  # every fsspec backend raises its own kinds
+        error = f"can't be fetched: {type(e).__name__}: {e}"
+        raise FetchError(error, "check the address and the network; the next run tries again") from e
 
 
 class FetchError(MediaError):

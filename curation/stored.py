@@ -12,6 +12,7 @@ from curation.recipe import Recipe
 from dataset.config import Model, parse
 from dataset.errors import UsageError
 from dataset.records import Clip
+from dataset.store import told
 
 
 class NotADataset(UsageError):
@@ -25,7 +26,7 @@ def settings(dataset: str) -> tuple[Recipe, Policy]:
 
 def stored(dataset: str, name: str, model: type[Model]) -> Model:
     try:
-        with fsspec.open(f"{dataset}/{name}", "rt", encoding="utf-8") as f:
+        with told(dataset), fsspec.open(f"{dataset}/{name}", "rt", encoding="utf-8") as f:
             return parse(model, yaml.safe_load(f), f"{dataset}/{name}")
     except (FileNotFoundError, NotADirectoryError):
         raise NotADataset(f"{dataset} is not a dataset: it has no {name}. Make one with `s2v curate`.") from None

@@ -268,7 +268,12 @@ class Sampler:
 
 
 def read_clips(
-    path: str, spans: Sequence[tuple[float, float]], needs: Sequence[Frames], *, audio: bool, counters: Counters
+    path: str | Readable,
+    spans: Sequence[tuple[float, float]],
+    needs: Sequence[Frames],
+    *,
+    audio: bool,
+    counters: Counters,
 ) -> Iterator[DecodedClip]:
     """Decode the clips of one source in a single forward pass.
 

@@ -7,14 +7,18 @@ index, lock or ledger beside the parts: a crash leaves whole parts or none.
 import hashlib
 import os
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+
+from dataset.store import put, size_of, told
 
 Result = TypeVar("Result")
 
@@ -29,11 +33,12 @@ def part_name(keys: Iterable[str]) -> str:
 
 
 def write_atomically(root: str, name: str, data: bytes) -> None:
-    """Put a file in place whole: rename on a file system, one put on an object store."""
+    """Put a file in place whole: rename on a file system, one put on an object store, where it is then looked for."""
     fs, path = fsspec.core.url_to_fs(root)
     target = f"{path.rstrip('/')}/{name}"
     if "file" not in fs.protocol:
-        fs.pipe_file(target, data)
+        with told(root):
+            put(fs, target, data)
         return
     os.makedirs(os.path.dirname(target), exist_ok=True)
     temporary = f"{os.path.dirname(target)}/.{os.path.basename(target)}.{uuid.uuid4().hex}"
@@ -55,6 +60,14 @@ def to_parquet(table: pa.Table, row_group: int | None = None) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+@contextmanager
+def parquet(fs: AbstractFileSystem, path: str) -> Iterator[pq.ParquetFile]:
+    """An open file. From an object store all of it comes at once: ours are small, and every request takes time."""
+    remote = "file" not in fs.protocol
+    with pa.BufferReader(fs.cat_file(path)) if remote else fs.open(path, "rb") as f:
+        yield pq.ParquetFile(f)
+
+
 class Table:
     """One kind of row under DATASET/name, told apart by the column `key`.
 
@@ -70,9 +83,10 @@ class Table:
     def parts(self) -> list[str]:
         """Names of all parts, sorted."""
         self.fs.invalidate_cache()  # others write parts, too
-        if not self.fs.isdir(self.path):
-            return []
-        names = (os.path.basename(p) for p in self.fs.ls(self.path, detail=False))
+        with told(self.root):
+            if not self.fs.isdir(self.path):
+                return []
+            names = [os.path.basename(p) for p in self.fs.ls(self.path, detail=False)]
         return sorted(n for n in names if n.startswith("part-") and n.endswith(".parquet"))
 
     def write(self, rows: pa.Table, name: str | None = None) -> str:
@@ -82,21 +96,21 @@ class Table:
         return name
 
     def read_part(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        with self.fs.open(f"{self.path}/{name}", "rb") as f:
-            file = pq.ParquetFile(f)
+        with told(self.root), parquet(self.fs, f"{self.path}/{name}") as file:
             wanted = columns and [c for c in columns if c in file.schema_arrow.names]
             return file.read(columns=wanted)
 
     def read_rows(self, name: str, keys: set[str]) -> list[dict[str, Any]]:
         """The rows of a part that have one of the keys; no such part: none."""
-        if not self.has(name):
+        try:
+            with told(self.root), parquet(self.fs, f"{self.path}/{name}") as file:
+                held = np.isin(np.array(file.read([self.key])[self.key].to_pylist(), dtype=str), list(keys))
+                ends = np.cumsum([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)])
+                groups = np.unique(np.searchsorted(ends, np.flatnonzero(held), side="right"))
+                rows = file.read_row_groups(groups.tolist()).to_pylist()
+        except FileNotFoundError:
             return []
-        with self.fs.open(f"{self.path}/{name}", "rb") as f:
-            file = pq.ParquetFile(f)
-            held = np.isin(np.array(file.read([self.key])[self.key].to_pylist(), dtype=str), list(keys))
-            ends = np.cumsum([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)])
-            groups = np.unique(np.searchsorted(ends, np.flatnonzero(held), side="right"))
-            return [row for row in file.read_row_groups(groups.tolist()).to_pylist() if row[self.key] in keys]
+        return [row for row in rows if row[self.key] in keys]
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows. Parts with different columns are merged; what a part lacks is null. No parts: no columns."""
@@ -112,10 +126,13 @@ class Table:
         return table[self.key].combine_chunks() if table.num_columns else pa.array([], pa.string())
 
     def has(self, name: str) -> bool:
-        return self.fs.exists(f"{self.path}/{name}")
+        with told(self.root):
+            return size_of(self.fs, f"{self.path}/{name}") is not None
 
     def drop(self, name: str) -> None:
-        self.fs.rm_file(f"{self.path}/{name}")
+        """Remove a part, if there is one."""
+        with told(self.root), suppress(FileNotFoundError):
+            self.fs.rm_file(f"{self.path}/{name}")
 
 
 def in_threads(work: Callable[[str], Result], names: Iterable[str]) -> list[Result]:

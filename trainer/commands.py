@@ -52,7 +52,7 @@ def plan(
 ) -> None:
     """Will it fit, how should ranks be arranged, how long will it take, and what will it cost? Needs no GPU.
 
-    s2v plan --stage speech --gpus 8 --gpu h100-80 --frames 48 --size 1024x768
+    s2v plan train --stage speech --gpus 8 --gpu h100-80 --frames 48 --size 1024x768
     """
     need_packages()
     from trainer.plan_report import run
@@ -103,6 +103,12 @@ def train(
         int, typer.Option("--processes", help="Processes on this machine. Default: one a GPU, or one.", min=0)
     ] = 0,
     wandb: Annotated[str, typer.Option("--wandb", help="Log to this project of Weights & Biases as well.")] = "",
+    metrics_port: Annotated[
+        int,
+        typer.Option(
+            "--metrics-port", envvar="S2V_METRICS_PORT", help="Serve the numbers to Prometheus on this port.", min=0
+        ),
+    ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would run, and stop.")] = False,
 ) -> None:
     """Train a stage, on all GPUs of this machine. On several machines, start `-m trainer.train` with torchrun.
@@ -116,15 +122,20 @@ def train(
     need_packages()
     from dataset.errors import UsageError
     from trainer.job import Job
+    from trainer.prometheus import PORT
 
     if resume and (stage or data or init or run):
-        raise UsageError("--resume RUN knows stage, data and start: give nothing beside it but --set, --wandb.")
+        raise UsageError(
+            "--resume RUN knows stage, data and start: give nothing beside it but --set, --wandb, --metrics-port."
+        )
     if not resume and not stage:
         raise UsageError("--stage: audio-encoder, speech, film-speech, sft or tiny; or a YAML file. Or --resume RUN.")
 
     def make() -> Job:
         return Job.resumed(resume, changes, wandb) if resume else Job.new(stage, data, init, run, changes, wandb)
 
+    if metrics_port:
+        os.environ[PORT] = str(metrics_port)  # the processes inherit it
     if "RANK" in os.environ:
         work(make, dry_run)
     else:
@@ -253,6 +264,7 @@ def need_packages() -> None:
         raise InputError(f"This needs {', '.join(missing)}. Run `make env-train`, or pip install -e '.[train]'.")
 
 
-def register(app: typer.Typer) -> None:
-    for command in (plan, encode, train, export):
+def register(app: typer.Typer, plans: typer.Typer) -> None:
+    plans.command("train")(plan)
+    for command in (encode, train, export):
         app.command()(command)

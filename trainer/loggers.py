@@ -1,4 +1,4 @@
-"""Where the numbers of a run go besides its own files: TensorBoard always, Weights & Biases if asked for.
+"""Where the numbers of a run go besides its own files: TensorBoard always, others if asked for.
 
 Only the first rank has loggers.
 """
@@ -142,8 +142,10 @@ class Loggers:
                 stack.callback(logger.close)
 
 
-def open_loggers(run: Path, settings: Mapping[str, Any], *, after: int | None = None, wandb: str = "") -> Loggers:
+def open_loggers(
+    run: Path, settings: Mapping[str, Any], *, after: int | None = None, wandb: str = "", more: Sequence[Logger] = ()
+) -> Loggers:
     """after: the step that a resumed run goes on from; None or 0 for one that begins. settings: of the stage, shown
     beside the numbers."""
     loggers: list[Logger] = [WeightsAndBiases(run, wandb, settings)] if wandb else []
-    return Loggers([TensorBoard(run, after), *loggers])
+    return Loggers([TensorBoard(run, after), *loggers, *more])

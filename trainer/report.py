@@ -1,4 +1,4 @@
-"""What a run tells: on the console, in files beside the checkpoints, to TensorBoard. Only the first rank does."""
+"""What a run tells: on the console, in files beside the checkpoints, to loggers. Only the first rank does."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,10 +7,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from trainer import prometheus
 from trainer.gap_plot import write_gap_plot
 from trainer.job import Job
 from trainer.loggers import Loggers, open_loggers
 from trainer.metrics import JsonLines, StepRecord, line
+from trainer.prometheus import Prometheus
 from trainer.validation import Validated
 
 METRICS, VALIDATION, INCIDENTS = "metrics.jsonl", "validation.jsonl", "incidents.jsonl"
@@ -47,7 +49,14 @@ class Report(Silent):
             JsonLines(job.run / name, after=first) for name in (METRICS, VALIDATION, INCIDENTS)
         )
         self.failed = False
-        self.loggers = open_loggers(job.run, job.stage.model_dump(), after=first, wandb=job.wandb)
+        self.loggers = open_loggers(job.run, job.stage.model_dump(), after=first, wandb=job.wandb, more=self.served())
+
+    def served(self) -> list[Prometheus]:
+        try:
+            return prometheus.asked_for(self.run)
+        except (OSError, OverflowError, ValueError) as error:
+            self.note(f"no metrics for Prometheus: {error}. Give another --metrics-port (or {prometheus.PORT}).")
+            return []
 
     def step(self, record: StepRecord) -> None:
         with self.failures_told():

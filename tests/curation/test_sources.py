@@ -12,8 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation.sources import FetchError, Item, expand, local_copy
+from curation.sources import FetchError, Item, Ranges, expand, local_copy, random_access, unbroken
+from dataset.cut import cut_clip
 from dataset.errors import UsageError
+from dataset.media import MediaError
+from tests.videos import clicks, moving_square, write_video
 
 
 @pytest.fixture
@@ -92,6 +95,27 @@ def test_http(videos):
     with pytest.raises(FetchError, match="can't be fetched"), local_copy(f"{base}/gone.mp4"):
         pass
     server.shutdown()
+
+
+def test_a_clip_of_a_large_object_is_cut_without_a_copy_of_it(tmp_path, monkeypatch):
+    write_video(tmp_path / "long.mp4", 30, picture=moving_square, sound=clicks(30))
+    fsspec.filesystem("memory").pipe("/films/long.mp4", (tmp_path / "long.mp4").read_bytes())
+    monkeypatch.setattr("curation.sources.LARGE", 1000)
+    with random_access("memory://films/long.mp4") as there:
+        assert isinstance(there, Ranges)
+        assert cut_clip(there, 7, 9) == cut_clip(str(tmp_path / "long.mp4"), 7, 9)
+
+    def fail(size: int) -> bytes:
+        raise OSError("the store is gone")
+
+    with random_access("memory://films/long.mp4") as there:
+        there.file.read = fail
+        with pytest.raises(FetchError, match="the store is gone"):
+            cut_clip(there, 7, 9)
+        with pytest.raises(FetchError, match="the store is gone"), unbroken(there):
+            pass  # libav kept it to itself: what was made looks whole
+        with pytest.raises(FetchError, match="the store is gone"), unbroken(there):
+            raise MediaError("damaged", "re-encode it")
 
 
 @pytest.mark.parametrize(
