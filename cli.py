@@ -12,9 +12,11 @@ from rich.markup import escape
 
 import cluster.commands
 import curation.caption_commands
+import curation.plan_commands
 import curation.weights_commands
 import generation.commands
 import trainer.commands
+from curation.default_command import default_to
 
 app = typer.Typer(
     help="Build the data for, train and run an audio-driven human video model (Wan-S2V).",
@@ -163,10 +165,20 @@ def tune(dataset: Dataset) -> None:
     tune(dataset.rstrip("/"), out)
 
 
+plan = typer.Typer(
+    cls=default_to("train"),
+    help="What curating or training will take and cost. `s2v plan --stage speech` is short for `s2v plan train --stage "
+    "speech`.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+app.add_typer(plan, name="plan")
+
 curation.caption_commands.register(app)
 curation.weights_commands.register(app)
 generation.commands.register(app)
-trainer.commands.register(app)
+curation.plan_commands.register(plan)
+trainer.commands.register(app, plan)
 cluster.commands.register(app)
 
 

@@ -9,7 +9,19 @@ import pytest
 import cli
 
 COMMANDS = ["curate", "select", "report", "status", "explain", "render-pose", "doctor", "caption", "weights", "chain"]
-COMMANDS += ["generate", "lipsync", "convert", "info", "plan", "encode", "train", "export"]
+COMMANDS += [
+    "generate",
+    "lipsync",
+    "convert",
+    "info",
+    "plan",
+    "encode",
+    "train",
+    "export",
+    "submit",
+    "jobs",
+    "preflight",
+]
 
 
 def run(*args: str) -> tuple[int, str]:
