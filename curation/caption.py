@@ -39,7 +39,7 @@ from curation.layout import (
 from curation.measure import chunks_of_source
 from curation.metrics import Tally
 from curation.recipe import Recipe
-from curation.sources import FetchError, random_access, unbroken
+from curation.sources import FetchError, random_access, time_limits, unbroken
 from dataset.isolate import Child, ChildDied, ChildHung
 from dataset.media import MediaError
 from dataset.records import Clip, Failure
@@ -194,14 +194,14 @@ class CaptionWorker:
         except FetchError as e:
             return Failure.of_clip(clip, "caption", str(e), e.remedy, transient=True)
         except ChildHung:
-            return Failure.of_clip(clip, "caption", "reading it did not end in time", "re-encode the source")
+            error, remedy = "reading it did not end in time", "re-encode the source; look after the network"
+            return Failure.of_clip(clip, "caption", error, remedy, transient="://" in clip.source)
         except ChildDied as e:
             error = f"reading it ended its worker twice ({e})"
             return Failure.of_clip(clip, "caption", error, "re-encode the source", transient=e.from_outside)
 
     def limits(self, source: str) -> dict[str, float]:
-        fetch = self.recipe.fetch_limit if "://" in source else 0.0
-        return {"first": fetch + self.recipe.time_limit, "later": self.recipe.time_limit}
+        return time_limits(source, self.recipe.fetch_limit, self.recipe.time_limit)
 
     def row(self, clip: Clip, frames: Frames, made: Captioned) -> dict[str, Any]:
         prose, structured = render(made.caption), prompt.compact(made.caption)

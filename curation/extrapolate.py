@@ -60,7 +60,7 @@ class Sample:
             return Range(seen, seen, seen)
         if not seen:
             share = 1 - NONE_SEEN ** (1 / drawn)
-            return Range(0.0, 0.0, share * self.estimate(most if most is not None else self.sizes))
+            return Range(0.0, 0.0, share * self.estimate(most) if most is not None else np.inf)
         if drawn < 2:
             return Range(value, seen, np.inf)
         low, high = self.bootstrap(values, value)

@@ -12,13 +12,15 @@ import numpy as np
 from rich.console import Console
 
 from curation.extrapolate import Range, Sample
+from curation.ingest import SAME
 from curation.layout import CLIPS, FAILURES, SCORES, VERDICTS, read
 from curation.rehearsal import DATASET, costs, draw, rehearse
 from curation.sizes import sizes
-from curation.sources import Item, expand
+from curation.sources import BLOCK, LARGE, Item, expand
 from dataset.errors import UsageError
 
 STAGES = "ingest", "measure", "pack"
+FINDING = 4 * BLOCK  # bytes read of a large file to find a place in it
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def forecast(
         len(picked),
         bytes_of_all is not None,
         drawn.remote,
-        sample.range(drawn.unreadable),
+        sample.range(drawn.unreadable, np.ones(len(picked))),
         sample.range(drawn.total("seconds")).times(1 / 3600),
         sample.range(drawn.total("one")),
         sample.range(drawn.total("kept"), drawn.total("one")),
@@ -185,7 +187,7 @@ class Drawn:
         self.costs = costs(folder).read().to_pylist()
         self.scores = read(dataset, SCORES, ["clip_id", "ms", "opens"]).to_pylist()
         failures = read(dataset, FAILURES).to_pylist()
-        failed = {row["source"] for row in failures if row["stage"] == "ingest"}
+        failed = {row["source"] for row in failures if row["stage"] == "ingest" and not row["error"].startswith(SAME)}
         self.unreadable = np.array([source in failed for source in sources], float)
         self.clips = clip_rows(dataset, {row["key"]: row["stage"] for row in failures if row["clip_id"]})
         opens = {row["clip_id"]: row["opens"] for row in self.scores}
@@ -215,12 +217,16 @@ class Drawn:
         return missed * np.array([sums[source] for source in self.sources])
 
     def reads(self, size: np.ndarray) -> dict[str, np.ndarray]:
-        """Stage -> bytes read of each source. One from elsewhere is copied whole for every pass and every kept clip."""
-        opens = self.total("opens")
-        if self.remote:
-            return {"ingest": size, "measure": size * opens, "pack": size * self.total("kept")}
+        """Stage -> bytes read of each source. A small one from elsewhere is copied for every pass and every kept clip;
+        of a large one the clips are read, and a few blocks to find each."""
+        opens, kept = self.total("opens"), self.total("kept")
         share = self.total("kept_seconds") / np.maximum(self.total("seconds"), 1e-9)
-        return {"ingest": size, "measure": size * np.minimum(opens, 1), "pack": size * share}
+        measured, packed = size * np.minimum(opens, 1), size * share
+        if self.remote:
+            small = size < LARGE
+            measured = np.where(small, size * opens, measured + FINDING * opens)
+            packed = np.where(small, size * kept, packed + FINDING * kept)
+        return {"ingest": size, "measure": measured, "pack": packed}
 
     def filters(self) -> dict[str, float]:
         sums: Counter[str] = Counter()

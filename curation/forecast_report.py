@@ -122,7 +122,10 @@ def assumptions(found: Forecast) -> str:
         "(`s2v caption serve --print`), and what the store charges for requests and traffic."
     )
     if found.remote:
-        told += " Sources from elsewhere are copied whole by ingest, by each measuring pass, and for each kept clip."
+        told += (
+            " Sources from elsewhere are copied whole by ingest. Later, small ones are copied for each measuring pass "
+            "and each kept clip; of large ones in a store, only the clips are read."
+        )
     if found.drawn < min(FEW, found.count):
         told += f" {found.drawn} sources are few: the ranges may be too narrow. Try --sample 50."
     return told

@@ -23,6 +23,7 @@ from dataset.tables import part_name
 from filters.caption import Caption
 
 SOURCE_LIMIT = 3600.0  # seconds to look through one source; a film takes minutes
+SAME = "same bytes as"  # begins the error of a copy
 SOURCES_PER_PART = 128
 
 
@@ -128,7 +129,8 @@ class IngestWorker:
         except MediaError as e:
             return failure(item, str(e), e.remedy, transient=isinstance(e, FetchError))
         except ChildHung:
-            return failure(item, "reading it did not end in time", "re-encode the file, or raise the recipe's limits")
+            error, remedy = "reading it did not end in time", "re-encode the file, or raise the recipe's limits"
+            return failure(item, error, remedy, transient="://" in item.uri)
         except ChildDied as e:
             error = f"reading it ended the reader twice ({e})"
             remedy = "re-encode the file; when memory ran out, use fewer workers"
@@ -170,7 +172,7 @@ def drop_copies(dataset: str) -> int:
             continue
         rewritten[name] = rows_of(CLIPS, kept)
         for clip in (c for c in records if first[c.clip_id] != c.source):
-            error = f"same bytes as {first[clip.clip_id]}"
+            error = f"{SAME} {first[clip.clip_id]}"
             copies[clip.source] = failure(Item(clip.source), error, "nothing to do: the other copy is used")
     # The failures first: a crash in between leaves the copies, and the next run comes back here.
     save(table(dataset, FAILURES), rows_of(FAILURES, list(copies.values())), part_name(copies))

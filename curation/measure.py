@@ -23,12 +23,12 @@ from curation.layout import (
     stored_rows,
     table,
 )
-from curation.metrics import Tally
+from curation.metrics import Tally, harmless
 from curation.policy import Policy
 from curation.recipe import Recipe
 from curation.score_rows import ScoreRows
 from curation.select import judge
-from curation.sources import FetchError
+from curation.sources import FetchError, time_limits
 from dataset.isolate import Child, ChildDied, ChildHung
 from dataset.records import Clip, Failure
 from dataset.tables import Table, in_threads, part_name
@@ -145,7 +145,8 @@ class MeasureWorker:
         scores = self.write(part.name, good, failures, thumbs)
         known = {job.clip.clip_id: set(job.measured) for job in jobs}
         new = {job.clip.clip_id: job.measured.keys() - known[job.clip.clip_id] for job in good}
-        self.tell(scores, good, new)
+        with harmless():
+            self.tell(scores, good, new)
         self.tally.failures(failures, {job.clip.clip_id: job.clip for job in jobs})
         self.tally.part(part.name, len(part.clips), began)
         filters = sum(map(len, new.values()))
@@ -200,16 +201,15 @@ class MeasureWorker:
         except FetchError as e:
             return failed(job, str(e), e.remedy, transient=True)
         except ChildHung:
-            error = f"took longer than {self.recipe.time_limit:.0f} s"
-            return failed(job, error, "raise `time_limit` in the recipe, or re-encode the source")
+            error = f"took longer than {self.limits(source)['later']:.0f} s"
+            remedy = "raise `time_limit` in the recipe, or re-encode the source"
+            return failed(job, error, remedy, transient="://" in source)
         except ChildDied as e:
             remedy = "re-encode the source; when memory ran out, use fewer workers"
             return failed(job, f"killed its worker twice ({e})", remedy, transient=e.from_outside)
 
     def limits(self, source: str) -> dict[str, float]:
-        """Seconds for the child's first and later answers: the first waits for the download, if there is one."""
-        fetch = self.recipe.fetch_limit if "://" in source else 0.0
-        return {"first": fetch + self.recipe.time_limit, "later": self.recipe.time_limit}
+        return time_limits(source, self.recipe.fetch_limit, self.recipe.time_limit)
 
 
 def failed(job: Job, error: str, remedy: str, *, transient: bool = False) -> Job:

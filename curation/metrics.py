@@ -6,7 +6,8 @@ Parts that wait and are in work, actors, nodes, CPUs, GPUs, memory and disk: Ray
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -45,8 +46,17 @@ COUNTERS = (
 )
 
 
+@contextmanager
+def harmless() -> Iterator[None]:
+    """What goes wrong in telling costs a number, and never the run."""
+    try:
+        yield
+    except Exception:
+        logging.getLogger("s2v").exception("something was not counted")
+
+
 class Tally:
-    """What one worker has to tell. Made and used in it. Whatever goes wrong here costs a number and never the run."""
+    """What one worker has to tell. Made and used in it."""
 
     def __init__(self, dataset: str, stage: str):
         self.common = {"dataset": dataset.rstrip("/").rsplit("/", 1)[-1], "stage": stage}
@@ -54,17 +64,17 @@ class Tally:
         self.log = logging.getLogger(f"s2v.{stage}")
         self.log.info("worker starts", extra=self.common)
 
+    @harmless()
     def count(self, name: str, amount: float = 1, **labels: str) -> None:
-        try:
-            if amount > 0:
-                self.counters[name].inc(float(amount), self.common | labels)
-        except Exception:
-            self.log.exception("%s was not counted", name, extra=self.common)
+        if amount > 0:
+            self.counters[name].inc(float(amount), self.common | labels)
 
+    @harmless()
     def clips(self, outcome: str, clips: Sequence[Clip]) -> None:
         self.count("s2v_clips_total", len(clips), outcome=outcome)
         self.count("s2v_video_seconds_total", sum(clip.seconds for clip in clips), outcome=outcome)
 
+    @harmless()
     def failures(self, failures: Iterable[Failure], clips: Mapping[str, Clip]) -> None:
         """clips: by id, at least those that failed; ingest has none yet."""
         failures = list(failures)
@@ -73,6 +83,7 @@ class Tally:
             told = {"clip_id": f.clip_id, "source": f.source, "error": f.error, "remedy": f.remedy}
             self.log.warning("failure", extra={**self.common, **told})
 
+    @harmless()
     def verdicts(self, verdicts: pa.Table, clips: Mapping[str, Clip]) -> None:
         """The verdicts on `clips`; the table may have more. The first reason is what `s2v status` counts, too."""
         done: list[Clip] = []

@@ -29,7 +29,7 @@ from curation.layout import (
 )
 from curation.metrics import Tally
 from curation.recipe import Recipe
-from curation.sources import FetchError, random_access, unbroken
+from curation.sources import FetchError, random_access, time_limits, unbroken
 from dataset.cut import Cut, cut_clip
 from dataset.isolate import Child, ChildDied, ChildHung
 from dataset.media import MediaError
@@ -152,11 +152,12 @@ class PackWorker:
 
     def cut(self, clip: Clip) -> Cut | Failure:
         try:
-            return self.child.answer(clip, first=self.recipe.fetch_limit, later=self.recipe.time_limit)
+            return self.child.answer(clip, **time_limits(clip.source, self.recipe.fetch_limit, self.recipe.time_limit))
         except MediaError as e:
             return Failure.of_clip(clip, "pack", str(e), e.remedy, transient=isinstance(e, FetchError))
         except ChildHung:
-            return Failure.of_clip(clip, "pack", "cutting it did not end in time", "re-encode the source")
+            error, remedy = "cutting it did not end in time", "re-encode the source; look after the network"
+            return Failure.of_clip(clip, "pack", error, remedy, transient="://" in clip.source)
         except ChildDied as e:
             error = f"cutting it ended its worker ({e})"
             return Failure.of_clip(clip, "pack", error, "re-encode the source", transient=e.from_outside)

@@ -1,6 +1,7 @@
 """SOURCE arguments -> the videos they name: files, directories, globs, manifests, tars, URLs."""
 
 import csv
+import gc
 import io
 import json
 import os
@@ -20,6 +21,7 @@ from dataset.media import MediaError
 from dataset.store import told
 
 LARGE, BLOCK = 64 << 20, 4 << 20  # bytes: of a file that isn't copied whole, and that are fetched at a time
+BLOCKS = 16  # that are kept: sound and pictures of a place may lie apart
 VIDEO = {
     ".mp4",
     ".mov",
@@ -188,18 +190,22 @@ def local_copy(uri: str) -> Iterator[str]:
 @contextmanager
 def random_access(uri: str) -> Iterator["str | Ranges"]:
     """As `local_copy`, but of a large object in a store only what is read is fetched: a clip is little of a film."""
-    fs, path = fsspec.core.url_to_fs(uri)
-    if local(fs) or "::" in uri or uri.startswith("http"):  # not all web servers send a part of a file
-        size = 0
-    else:
+    whole = "://" not in uri or "::" in uri or uri.startswith("http")  # not all web servers send a part of a file
+    if not whole:
         with fetching():
-            size = fs.size(path)
-    if size < LARGE:
+            fs, path = fsspec.core.url_to_fs(uri)
+            whole = local(fs) or (fs.size(path) or 0) < LARGE
+    if whole:
         with local_copy(uri) as copied:
             yield copied
         return
-    with fetching(), fs.open(path, "rb", block_size=BLOCK, cache_type="blockcache") as file:
+    with fetching():
+        file = fs.open(path, "rb", block_size=BLOCK, cache_type="blockcache", cache_options={"maxblocks": BLOCKS})
+    try:
         yield Ranges(file)
+    finally:
+        file.close()
+        gc.collect()  # the blocks hold on to one another
 
 
 class Ranges:
@@ -250,6 +256,12 @@ def fetching() -> Iterator[None]:
     except Exception as e:  # every fsspec backend raises its own kinds
         error = f"can't be fetched: {type(e).__name__}: {e}"
         raise FetchError(error, "check the address and the network; the next run tries again") from e
+
+
+def time_limits(source: str, fetch: float, work: float) -> dict[str, float]:
+    """Seconds for a child's first and later answers, each of which may wait for the network."""
+    limit = work + (fetch if "://" in source else 0.0)
+    return {"first": limit, "later": limit}
 
 
 class FetchError(MediaError):
