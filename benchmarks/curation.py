@@ -121,14 +121,19 @@ class Nothing:
 
 def overhead(arguments: argparse.Namespace) -> None:
     """What Ray adds to a task, and so to a clip."""
+    took = seconds_a_task(arguments.tasks)
+    clips = measure.CLIPS_PER_PART
+    count = arguments.tasks
+    console.print(f"{count} empty tasks in {count * took:.1f} s: {1000 * took:.1f} ms a task of up to ", end="")
+    console.print(f"{clips} clips, {1000 * took / clips:.2f} ms a clip in full parts.")
+
+
+def seconds_a_task(tasks: int) -> float:
     start_ray()
     list(run_tasks(Nothing, range(8), Resources()))
     began = time.perf_counter()
-    done = sum(1 for _ in run_tasks(Nothing, range(arguments.tasks), Resources()))
-    took = time.perf_counter() - began
-    per_clip = 1000 * took / done / measure.CLIPS_PER_PART
-    console.print(f"{done} empty tasks in {took:.1f} s: {1000 * took / done:.1f} ms a task of up to ", end="")
-    console.print(f"{measure.CLIPS_PER_PART} clips, {per_clip:.2f} ms a clip in full parts.")
+    done = sum(1 for _ in run_tasks(Nothing, range(tasks), Resources()))
+    return (time.perf_counter() - began) / done
 
 
 FACTS = MediaFacts(

@@ -81,9 +81,8 @@ class Call:
     """Ray Data's side of a worker: pickled tasks in, results out."""
 
     def __init__(self, make: Callable[[], Worker]):
-        # The first worker that gives up ends the run of a thousand: S3's client is to try for 15 s on average, not 7,
-        # which s3fs does five times where the store asks for patience.
-        os.environ.setdefault("AWS_MAX_ATTEMPTS", "6")
+        # The first worker that gives up ends the run of a thousand: tell S3's clients to try for a minute, not seconds.
+        os.environ.setdefault("AWS_MAX_ATTEMPTS", "8")
         self.work = make()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list]:
