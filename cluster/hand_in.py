@@ -12,7 +12,7 @@ from dataset.errors import RunError
 def hand_in(job: Job, to: Place, cluster: Cluster, there: Backend) -> str:
     """What the place calls it from now on. Raises where a job of that name runs, here or at another place."""
     for old in (record for record in read_all()[0] if record.name == job.name):
-        if (old.to, old.cluster) != (to, cluster):  # the place itself looks after its own
+        if (old.to, old.cluster, old.kind) != (to, cluster, job.kind):  # the place itself looks after its own
             check_ended(old)
     job_id = there.submit(job)
     save(

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 PR_SET_PDEATHSIG = 1
 
 
-def keep(file: str, command: Sequence[str]) -> None:
-    """The exit code goes into `file`: below 0 for a signal, as subprocess has it."""
+def keep(file: str, command: Sequence[str]) -> int:
+    """The exit code, which goes into `file`, too: below 0 for a signal, as subprocess has it."""
     asked: list[int] = []
     process: subprocess.Popen | None = None
 
@@ -36,6 +36,7 @@ def keep(file: str, command: Sequence[str]) -> None:
     with open(f"{file}.partial", "w") as f:
         f.write(str(code))
     os.replace(f"{file}.partial", file)
+    return code
 
 
 def end_with_parent() -> None:
@@ -44,4 +45,5 @@ def end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    keep(sys.argv[1], sys.argv[2:])
+    code = keep(sys.argv[1], sys.argv[2:])
+    sys.exit(code if code >= 0 else 128 - code)

@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -54,7 +55,7 @@ class LocalJobs:
     def condition(self, job_id: str) -> Condition:
         folder = self.folder(job_id)
         if not (folder / LOG).exists():
-            return Condition(State.GONE, f"{folder} is not there any more")
+            return Condition(State.GONE, f"{folder} is not there: it may run on another machine that shares this home")
         asked = (folder / ASKED).exists()
         if alive(folder):
             return Condition(State.RUNNING, "it was asked to stop, and is about to" if asked else "")
@@ -75,14 +76,15 @@ class LocalJobs:
 
     def stop(self, job_id: str) -> None:
         folder = self.folder(job_id)
-        if not alive(folder):
+        if not alive(folder) or (folder / ASKED).exists():  # a second request would cut short what the first one saves
             return
         (folder / ASKED).touch()
         with suppress(ProcessLookupError):
             os.kill(int((folder / PROCESS).read_text().split()[0]), signal.SIGTERM)
 
     def folder(self, name: str) -> Path:
-        return state() / "local" / name
+        """Of this machine's own: a home directory may be shared by many, on which the job isn't to be seen."""
+        return state() / "local" / socket.gethostname() / name
 
 
 def program() -> tuple[str, ...]:

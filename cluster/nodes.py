@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -12,7 +13,7 @@ from cluster.checks import Check
 from cluster.checks.node import Answer, Asked, look
 
 PATIENCE = 600.0  # seconds; a slow all-reduce may take four minutes
-PINGS = 3
+PINGS, ANSWER = 3, 30.0  # and seconds for each
 
 
 @ray.remote(num_cpus=0)
@@ -76,12 +77,13 @@ def clocks(sitting: dict[str, Any]) -> dict[str, float]:
     offsets = {}
     for name, actor in sitting.items():
         trips = []
-        for _ in range(PINGS):
-            began = time.time()
-            there = ray.get(actor.now.remote())
-            ended = time.time()
-            trips.append((ended - began, there - (began + ended) / 2))
-        offsets[name] = min(trips)[1]
+        with suppress(RayError):  # a node that was just lost
+            for _ in range(PINGS):
+                began = time.time()
+                there = ray.get(actor.now.remote(), timeout=ANSWER)
+                ended = time.time()
+                trips.append((ended - began, there - (began + ended) / 2))
+            offsets[name] = min(trips)[1]
     return relative(offsets)
 
 

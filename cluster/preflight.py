@@ -23,6 +23,7 @@ from cluster.preflight_report import show
 from cluster.settings import Cluster, Place
 from curation.recipe import Recipe, load_recipe
 from curation.run import changed, stored_recipe
+from dataset.errors import RunError
 from dataset.stage import start_ray
 
 RUN = "run.json"  # in the folder of a training run
@@ -59,9 +60,10 @@ def ask(asked: Asked) -> tuple[list[Answer], dict[str, float]]:
     from cluster.nodes import everywhere  # Ray, which one machine does without
 
     start_ray()
-    with suppress(Exception):  # as above
-        leave_mark(asked.home, asked.token)
-        asked = replace(asked, marked=True)
+    if asked.home:
+        with suppress(Exception):  # as above
+            leave_mark(asked.home, asked.token)
+            asked = replace(asked, marked=True)
     return everywhere(asked)
 
 
@@ -108,9 +110,12 @@ def follow(there: Backend, job_id: str, console: Console) -> bool:
     """Wait until a job has ended and print its log. Returns whether it succeeded. Ctrl-C ends it."""
     try:
         with console.status(f"{job_id} is handed in") as status:
-            while not (condition := there.condition(job_id)).ended:
+            condition = there.condition(job_id)
+            while not condition.ended:
                 status.update(escape(f"{job_id} is {condition.state}. {condition.detail}"))
                 time.sleep(PAUSE)
+                with suppress(RunError):  # a place that doesn't answer for a while is asked again
+                    condition = there.condition(job_id)
     except KeyboardInterrupt:
         there.stop(job_id)
         raise

@@ -74,7 +74,7 @@ class SlurmJobs:
         }
         lines = [f"--{name}={value}" for name, value in given.items() if value]
         lines.append("--no-requeue" if server else "--requeue")  # a server's address would be another one
-        if server or (job.kind == "train" and self.training.fewest < self.training.nodes):
+        if job.kind != "train" or self.training.fewest < self.training.nodes:
             lines.append("--no-kill")
         limit = seconds(slurm.time)
         if limit and not server:
@@ -173,7 +173,11 @@ def needed(job: Job) -> tuple[str, ...]:
 
 def seconds(limit: str) -> int:
     """Of Slurm's time formats: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S. Without limit: 0."""
-    if limit.upper() in ("", "UNLIMITED", "INFINITE"):
+    if not limit:
+        raise UsageError(
+            "slurm.time is empty: without a limit that is known, nobody saves before it. Give it 24:00:00."
+        )
+    if limit.upper() in ("UNLIMITED", "INFINITE"):
         return 0
     if not re.fullmatch(r"(\d+-\d+(:\d+){0,2})|(\d+(:\d+){0,2})", limit):
         raise UsageError(f"slurm.time: {limit} is none of Slurm's forms, such as 24:00:00 or 3-00:00:00.")

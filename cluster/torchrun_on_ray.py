@@ -7,15 +7,20 @@ store of the rendezvous lives here, beside Ray's head, so that no worker node is
 """
 
 import argparse
-import ctypes
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from typing import Any
 
 import ray
 
-GOODBYE = 120.0  # seconds that the others have to end after the first one is done
+from cluster import keep
+
+SAVING = 1800  # seconds that ranks have to save a checkpoint when they are asked to end
+GOODBYE = 120.0  # seconds that the other agents have to end after the first one is done
+PAUSE = 1.0  # seconds after which a request to end is heard
 
 
 def torchrun(nodes: str, per_node: int, restarts: int, address: str, run_id: str, words: Sequence[str]) -> list[str]:
@@ -23,32 +28,58 @@ def torchrun(nodes: str, per_node: int, restarts: int, address: str, run_id: str
     return [
         *(sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={max(1, per_node)}"),
         *("--rdzv-backend=c10d", f"--rdzv-endpoint={address}", f"--rdzv-id={run_id}", "--rdzv-conf=is_host=0"),
-        *(f"--max-restarts={restarts}", "-m", "trainer.train", *words),
+        *(f"--max-restarts={restarts}", f"--shutdown-timeout={SAVING}", "-m", "trainer.train", *words),
     ]
 
 
-@ray.remote(max_retries=-1)
-def agent(command: list[str]) -> int:
-    """Runs where Ray puts it, as long as the training does. Returns torchrun's exit code."""
-    return subprocess.call(command, preexec_fn=end_with_parent)
+class Agent:
+    """On one node, as long as the training is. Ray kills what its workers start outright: so it starts a keeper, whose
+    death asks torchrun to end, and the ranks then save a checkpoint."""
+
+    def __init__(self) -> None:
+        self.keeper: subprocess.Popen | None = None
+        self.asked = False
+
+    def run(self, command: list[str]) -> int:
+        """torchrun's exit code."""
+        with tempfile.TemporaryDirectory() as folder:
+            words = [sys.executable, "-I", keep.__file__, f"{folder}/code", *command]
+            self.keeper = subprocess.Popen(words, start_new_session=True)
+            if self.asked:
+                self.keeper.terminate()
+            return self.keeper.wait()
+
+    def end(self) -> None:
+        self.asked = True
+        if self.keeper:
+            self.keeper.terminate()
 
 
-def end_with_parent() -> None:
-    """Ray kills its workers outright: torchrun is then asked to end, and training saves a checkpoint."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
-def run(command: list[str], nodes: int, gpus: int) -> int:
-    """Start the agents. The first one that ends says how it went, for all of them."""
-    placed = agent.options(num_cpus=1, num_gpus=gpus, scheduling_strategy="SPREAD")
-    waiting = [placed.remote(command) for _ in range(nodes)]
-    first, waiting = ray.wait(waiting)
+def run(command: list[str], nodes: int, gpus: int, asked: list[Any]) -> int:
+    """Start the agents. The first one that ends says how it went, for all of them. asked: of a signal to end."""
+    again: dict[str, Any] = {"max_restarts": -1, "max_task_retries": -1}
+    size: dict[str, Any] = {"num_cpus": 1, "num_gpus": gpus, "max_concurrency": 2, "scheduling_strategy": "SPREAD"}
+    placed: Any = ray.remote(**again, **size)(Agent)
+    agents = [placed.remote() for _ in range(nodes)]
+    waiting = [agent.run.remote(command) for agent in agents]
+    first: list[Any] = []
+    told = False
+    while not first:
+        first, _ = ray.wait(waiting, timeout=PAUSE)
+        if asked and not told:
+            ask_to_end(agents)
+            told = True
     code = ray.get(first[0])
-    if not code and waiting:  # the others are about to end; one that was lost may begin anew, and finds nothing to join
-        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=GOODBYE)
-    for ref in waiting:
-        ray.cancel(ref, force=True)
+    if code and not told:
+        ask_to_end(agents)
+    # The others are about to end. One that was lost may begin anew, and finds nothing to join.
+    ray.wait(waiting, num_returns=len(waiting), timeout=SAVING if code or told else GOODBYE)
     return code
+
+
+def ask_to_end(agents: Sequence[Any]) -> None:
+    for agent in agents:
+        agent.end.remote()
 
 
 def main() -> None:
@@ -59,14 +90,16 @@ def main() -> None:
     parser.add_argument("--gpus-per-node", type=int, default=8, help="processes of a node; 0: one, on CPUs")
     parser.add_argument("--restarts", type=int, default=10)
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="-- ARGS", help="of `s2v train`")
-    asked = parser.parse_args()
-    words = asked.words[1:] if asked.words[:1] == ["--"] else asked.words
+    given = parser.parse_args()
+    words = given.words[1:] if given.words[:1] == ["--"] else given.words
     ray.init()
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))  # Ray's own would end this at once
     store = TCPStore("0.0.0.0", 0, is_master=True, wait_for_workers=False)
     address = f"{ray.util.get_node_ip_address()}:{store.port}"
     job = ray.get_runtime_context().get_job_id()
-    command = torchrun(asked.nodes, asked.gpus_per_node, asked.restarts, address, job, words)
-    sys.exit(run(command, int(asked.nodes.split(":")[-1]), asked.gpus_per_node))
+    command = torchrun(given.nodes, given.gpus_per_node, given.restarts, address, job, words)
+    sys.exit(run(command, int(given.nodes.split(":")[-1]), given.gpus_per_node, asked))
 
 
 if __name__ == "__main__":

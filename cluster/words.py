@@ -1,14 +1,13 @@
 """What a command line that is to run elsewhere means: checked here, with its paths made such that they hold there."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 import yaml
 
-from cluster.job import Job, Kind, default_name, replaced
+from cluster.job import Job, Kind, default_name
 from dataset.errors import UsageError
 
 PATHS = {  # parameters that are, or hold, paths of this machine
@@ -16,34 +15,47 @@ PATHS = {  # parameters that are, or hold, paths of this machine
     "train": ("data", "init", "run", "resume", "stage"),
     "preflight": ("dataset", "recipe"),
 }
-NAMES = ("recipe", "policy", "stage", "init")  # that may be something else than a path: then no such file exists
+NAMES = ("recipe", "policy", "stage")  # of shipped ones, too: a path is what is a YAML file
 YAML = (".yaml", ".yml")
 SMALL = (*YAML, ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")  # files that travel with a job
+TYPED = "COMMANDLINE"  # where click says that a value is from
 HOME = {"curate": ("dataset",), "train": ("run", "resume"), "preflight": ("dataset",)}
 
 
 def understand(kind: Kind, command: click.Command, words: Sequence[str], name: str) -> Job:
     """The job that `s2v KIND WORDS` is. Raises what the command itself would: a typing error costs no queue."""
-    params = command.make_context(f"s2v submit {kind}", list(words)).params
+    context = command.make_context(f"s2v submit {kind}", list(words))
+    params = context.params
     if params.get("address"):
         raise UsageError("--address: --to and the cluster file say where the job runs.")
-    moved = {value: absolute(value) for value in paths(kind, params)}
-    named = [Path(p) for p in map(bare, moved.values()) if p.endswith(SMALL) and os.path.isfile(p)]
+    argv = (kind, *rewritten(kind, context))
+    named = [Path(word) for word in map(bare, argv) if word.endswith(SMALL) and os.path.isfile(word)]
     files = [*named, *(file for recipe in named if recipe.suffix in YAML for file in beside(recipe))]
     files = list(dict.fromkeys(files))
     if twice := {f.name for f in files if [g.name for g in files].count(f.name) > 1}:
         raise UsageError(f"Two of the job's files are called {twice.pop()}: rename one.")
     home = next((absolute(params[key].rstrip("/")) for key in HOME[kind] if params.get(key)), "")
-    argv = (kind, *(replaced(word, moved) for word in words))
     return Job(kind, name or default_name(kind, home), argv, home, tuple(files))
 
 
-def paths(kind: str, params: Mapping[str, Any]) -> Iterator[str]:
-    for key in PATHS[kind]:
-        value = params.get(key) or ()
-        for word in (value,) if isinstance(value, str) else value:
-            if key not in NAMES or os.path.exists(word):
-                yield word
+def rewritten(kind: str, context: click.Context) -> Iterator[str]:
+    """The words that were typed, arguments first, with paths that hold in every directory."""
+    typed = [p for p in context.command.params if getattr(context.get_parameter_source(p.name), "name", "") == TYPED]
+    for parameter in sorted(typed, key=lambda p: p.param_type_name != "argument"):
+        value = context.params[parameter.name]
+        if isinstance(value, bool):
+            yield parameter.opts[0]
+            continue
+        for word in value if isinstance(value, list | tuple) else (value,):
+            if parameter.param_type_name != "argument":
+                yield parameter.opts[0]
+            yield placed(kind, parameter.name, str(word))
+
+
+def placed(kind: str, key: str, word: str) -> str:
+    if key not in PATHS[kind] or (key in NAMES and not (word.endswith(YAML) and os.path.isfile(word))):
+        return word
+    return absolute(word.rstrip("/") or word)
 
 
 def beside(recipe: Path) -> Iterator[Path]:

@@ -29,7 +29,12 @@ print(*p['dependencies'], *p['optional-dependencies'].get('${EXTRA}', ()), sep='
  && /opt/s2v/bin/pip install --no-cache-dir -c /constraints.txt -r /needed.txt
 
 FROM ${BASE}
-RUN useradd --uid 1000 --create-home s2v \
+# wget: KubeRay before 1.6 probes and submits with it.
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends wget \
+ && rm -rf /var/lib/apt/lists/* \
+ && useradd --uid 1000 --create-home s2v \
  && echo "PATH=/opt/s2v/bin:\$PATH" > /etc/profile.d/s2v.sh
 COPY --from=packages /opt/s2v /opt/s2v
 RUN --mount=type=bind,from=source,source=/wheels,target=/wheels \

@@ -28,10 +28,10 @@ print(*p['dependencies'], *x['model'], *(n for n in x['train'] if not n.startswi
  && /opt/s2v/bin/pip install --no-cache-dir -c /constraints.txt -r /needed.txt
 
 FROM ${BASE}
-# A C compiler: Triton's, at run time. The verbs libraries: without them NCCL takes TCP between nodes, and says nothing.
+# wget: KubeRay before 1.6 probes and submits with it. A C compiler: Triton's, at run time. The verbs libraries: without them NCCL takes TCP between nodes, and says nothing.
 # hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install -y --no-install-recommends gcc libc6-dev ibverbs-providers libibverbs1 librdmacm1 \
+ && apt-get install -y --no-install-recommends gcc libc6-dev ibverbs-providers libibverbs1 librdmacm1 wget \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --uid 1000 --create-home s2v \
  && echo "PATH=/opt/s2v/bin:\$PATH" > /etc/profile.d/s2v.sh

@@ -77,11 +77,30 @@ def test_paths_hold_everywhere_and_small_files_travel(tmp_path: Path, monkeypatc
     assert job.home == str(tmp_path / "data")
     assert job.argv == (
         *("curate", f"{tmp_path}/list.csv", "s3://raw/*.mp4", f"{tmp_path}/clips/*.mp4", "--out", f"{tmp_path}/data"),
-        *(f"--recipe={tmp_path}/mine.yaml", "--policy", "embedded"),
+        *("--recipe", f"{tmp_path}/mine.yaml", "--policy", "embedded"),
     )
     assert {f.name for f in job.files} == {"mine.yaml", "list.csv"}
     assert job.command("/etc/s2v/job").startswith("s2v curate /etc/s2v/job/list.csv 's3://raw/*.mp4'")
-    assert "--recipe=/etc/s2v/job/mine.yaml" in job.command("/etc/s2v/job")
+    assert "--recipe /etc/s2v/job/mine.yaml" in job.command("/etc/s2v/job")
+
+
+def test_a_name_is_no_path_whatever_lies_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("speech", "embedded"):
+        (tmp_path / name).mkdir()
+    job = understand(
+        "train", COMMANDS["train"], ["--stage", "speech", "--data", "d", "--init", "i", "--out", "speech"], ""
+    )
+    assert job.argv == (
+        *("train", "--stage", "speech", "--data", f"{tmp_path}/d", "--init", f"{tmp_path}/i"),
+        *("--out", f"{tmp_path}/speech"),
+    )
+    job = understand(
+        "curate", COMMANDS["curate"], ["v", "--out", "embedded", "--recipe", "embedded", "--retry-failed"], ""
+    )
+    assert job.argv == (
+        *("curate", f"{tmp_path}/v", "--out", f"{tmp_path}/embedded", "--recipe", "embedded", "--retry-failed"),
+    )
 
 
 def test_what_a_recipe_names_beside_it_travels_too(tmp_path: Path) -> None:

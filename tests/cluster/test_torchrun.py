@@ -99,6 +99,25 @@ def test_over_the_nodes_of_a_ray_cluster(tiny: Path, tmp_path: Path, monkeypatch
     assert len(losses_of(run)) == 40
 
 
+@pytest.mark.real
+def test_a_job_of_ray_that_is_stopped_saves_first(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    latents, run = write_latents(tmp_path / "latents"), tmp_path / "run"
+    changes = ("save_every=1000", "steps=1000", *CHANGES[1:3], "workers=0")
+    words = ["--stage", "tiny", "--data", str(latents), "--init", str(tiny), "--out", str(run), *settings(changes)]
+    with RayCluster(2) as ray:
+        monkeypatch.setenv("RAY_AUTH_TOKEN", ray.token)
+        training = {"nodes": 2, "gpus_per_node": 0}
+        jobs = RayJobs(Cluster.model_validate({"ray": {"address": ray.address}, "training": training}))
+        job_id = jobs.submit(Job("train", "train-it", ("train", *words), str(run)))
+        ray.wait(lambda: len(rows_of(run)) >= 3)
+        jobs.stop(job_id)
+        ray.wait(lambda: jobs.condition(job_id).ended)
+        assert jobs.condition(job_id).state is State.STOPPED
+    found = newest(run)[0]
+    assert found
+    assert read_saved(found).step == len(rows_of(run))
+
+
 def test_the_command_line_is_torchruns(tmp_path: Path) -> None:
     command = torchrun("6:8", 8, 10, "10.0.0.1:1234", "job", ["--help"])
     told = subprocess.run([sys.executable, *command[1:-3], "--help"], capture_output=True, text=True, check=True)

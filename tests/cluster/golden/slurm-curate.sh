@@ -12,6 +12,7 @@
 #SBATCH --mem=900G
 #SBATCH --gres=gpu:8
 #SBATCH --requeue
+#SBATCH --no-kill
 #SBATCH --signal=B:USR1@120
 #SBATCH '--constraint=h100&ib'
 #SBATCH '--comment=two words'
@@ -37,9 +38,12 @@ need python
 # USR1: the time is nearly up. TERM: `s2v jobs --stop`. Both may take long: what runs saves its work first.
 ended="" pid=""
 end() {
-  trap "" USR1 TERM
-  ended=$1
-  [ -z "$pid" ] || ask_to_end
+  if [ -z "$ended" ]; then
+    ended=$1
+    [ -z "$pid" ] || ask_to_end
+  elif [ "$1" = stop ]; then
+    ended=stop # it is saving already, and isn't to go on afterwards
+  fi
 }
 trap "end again" USR1
 trap "end stop" TERM
@@ -51,10 +55,12 @@ run() { # in the background, as bash hears no signal meanwhile
   wait_for "$pid"
 }
 wait_for() {
-  local code=0
-  wait "$1" || code=$?
-  [ -z "$ended" ] || { code=0; wait "$1" || code=$?; } # the first one was cut short by the signal
-  return "$code"
+  local code
+  while :; do
+    code=0
+    wait "$1" || code=$?
+    kill -0 "$1" 2> /dev/null || return "$code" # else it was cut short by a signal
+  done
 }
 leave() {
   if [ "$1" -ne 0 ] && [ "$ended" = again ]; then
