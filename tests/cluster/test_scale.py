@@ -49,6 +49,7 @@ def test_a_fit_tells_how_far_it_is_off() -> None:
     assert fit.error == pytest.approx(-0.5)
 
 
+@pytest.mark.real
 def test_the_benchmark_runs() -> None:
     done = subprocess.run([sys.executable, "-m", "benchmarks.scale", "--quick"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
