@@ -136,12 +136,12 @@ def test_one_that_was_killed_has_failed(local: LocalJobs, monkeypatch: pytest.Mo
 
 
 def test_one_whose_keeper_was_killed_has_failed_and_is_asked_to_end(
-    local: LocalJobs, state: Path, monkeypatch: pytest.MonkeyPatch
+    local: LocalJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program(monkeypatch, SAVES_WHEN_ASKED)
     local.submit(job())
     until(lambda: "working" in local.logs("curate-a", 5))
-    keeper = int((state / "local/curate-a/process").read_text().split()[0])
+    keeper = int((local.folder("curate-a") / "process").read_text().split()[0])
     os.kill(keeper, signal.SIGKILL)
     until(lambda: local.condition("curate-a").ended)
     assert state_of(local) is State.FAILED
