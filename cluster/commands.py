@@ -1,14 +1,14 @@
 """`s2v submit`, `s2v jobs`, `s2v preflight`: options and help. Everything heavy is imported by the command itself."""
 
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from cluster.job import Job, Kind
-from cluster.settings import Cluster, Place, load_cluster
+from cluster.settings import PLACES, Cluster, Place, load_cluster
 
 console = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
@@ -116,10 +116,9 @@ def place(to: str) -> Place:
     from dataset.config import suggest
     from dataset.errors import UsageError
 
-    known = list(get_args(Place))
-    if to not in known:
-        raise UsageError(f"--to {to}: there is no such place.{suggest(to, known)}")
-    return to  # type: ignore[return-value]
+    if to not in PLACES:
+        raise UsageError(f"--to {to}: there is no such place.{suggest(to, list(PLACES))}")
+    return to
 
 
 def send(job: Job, to: Place, cluster: Cluster, only_print: bool) -> None:
@@ -148,7 +147,7 @@ def jobs(
     s2v jobs curate-talkers-1f3a --logs 50
     s2v jobs s3://bucket/talkers
     """
-    from cluster import jobs_view
+    from cluster import job_page, jobs_view
     from dataset.errors import UsageError
 
     if not name:
@@ -158,7 +157,7 @@ def jobs(
     elif stop:
         jobs_view.stop_job(name, console)
     else:
-        jobs_view.show_job(name, out, lines, follow=follow)
+        job_page.show_job(name, out, lines, follow=follow)
 
 
 def preflight(

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 
 from cluster.job import Backend, Job
-from cluster.places import backend
 from cluster.records import Record, read_all, save
+from cluster.seen import condition
 from cluster.settings import Cluster, Place
 from dataset.errors import RunError
 
@@ -32,7 +32,7 @@ def hand_in(job: Job, to: Place, cluster: Cluster, there: Backend) -> str:
 
 def check_ended(old: Record) -> None:
     try:
-        ended = backend(old.to, old.cluster).condition(old.job_id).ended
+        ended = condition(old).ended
     except RunError as e:
         raise RunError(
             f"A job {old.name} was handed in to {old.to}, which can't be asked: {e} Give another --name."

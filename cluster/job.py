@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Protocol
 
-from dataset.errors import UsageError
+from dataset.errors import RunError, UsageError
 
 Kind = Literal["curate", "train", "caption-server", "preflight"]
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")  # a DNS label, with room for what Kubernetes appends
@@ -49,6 +49,14 @@ def replaced(word: str, moved: dict[str, str]) -> str:
     if word in moved:
         return moved[word]
     return f"{option}={moved[value]}" if equals and option.startswith("--") and value in moved else word
+
+
+def clash(name: str, where: str) -> RunError:
+    """Of a name that is taken by a job that has not ended."""
+    return RunError(
+        f"A job {name} {where}. Watch it: s2v jobs {name}. "
+        f"Or end it: s2v jobs {name} --stop. Or give this one another --name."
+    )
 
 
 def default_name(kind: Kind, home: str) -> str:

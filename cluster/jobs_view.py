@@ -5,13 +5,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cluster.job_page import show_job
 from cluster.places import backend
 from cluster.progress import ago, span
 from cluster.records import Record, again, find, read_all
 from cluster.seen import Seen, condition, see
 
-__all__ = ["list_jobs", "show_job", "stop_job"]
 SHOWN = 40  # jobs in the list
 
 

@@ -14,7 +14,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def keep(file: str, command: Sequence[str]) -> int:
-    """The exit code, which goes into `file`, too: below 0 for a signal, as subprocess has it."""
+    """The exit code, which goes into `file`, too, if one is named: below 0 for a signal, as subprocess has it."""
     asked: list[int] = []
     process: subprocess.Popen | None = None
 
@@ -33,9 +33,10 @@ def keep(file: str, command: Sequence[str]) -> int:
         if asked:
             process.terminate()
         code = process.wait()
-    with open(f"{file}.partial", "w") as f:
-        f.write(str(code))
-    os.replace(f"{file}.partial", file)
+    if file:
+        with open(f"{file}.partial", "w") as f:
+            f.write(str(code))
+        os.replace(f"{file}.partial", file)
     return code
 
 

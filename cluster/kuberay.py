@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,18 +10,18 @@ from importlib.metadata import version
 from typing import Any
 
 from cluster import kuberay_words
-from cluster.job import ATTACHED, MOST_ATTACHED, Condition, Job, State
+from cluster.job import ATTACHED, MOST_ATTACHED, Condition, Job, State, clash
+from cluster.ray_entrypoint import OBJECT_STORE, entrypoint, environment
 from cluster.render import render
 from cluster.settings import Cluster, Group, KubeRay
 from dataset.errors import RunError, UsageError
+from trainer.commands import PATIENCE
 
 RAY_METRICS = 8080  # the port at which KubeRay lets every node of Ray export
-OBJECT_STORE = str(1 << 30)  # bytes a node: only small rows pass through it
 RETRIES = 2  # after a lost head; a mistake in the command costs as many
 RECONNECTS = 20  # of what follows the log: days are long for a connection
 IDLE = 300  # seconds without work after which a node is given back: stages follow each other
 LOADING = 7200  # seconds that a caption server may take to fetch and load its weights
-SAVING = 1800  # seconds that `s2v train` may take to save a checkpoint
 QUICK = 120  # seconds in which kubectl answers, or the cluster is away
 SPOT_LABELS = {  # of nodes that may be taken away, and the taints of the same name: GKE, EKS, Karpenter, AKS
     "cloud.google.com/gke-spot": "true",
@@ -49,9 +48,7 @@ class Pod:
     @property
     def env(self) -> dict[str, str]:
         own = {"PYTHONUNBUFFERED": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-        if self.job.kind == "train":
-            own["RAY_JOB_STOP_WAIT_TIME_S"] = str(SAVING)  # Ray would give it 3
-        return own | self.kuberay.env
+        return own | environment(self.job) | self.kuberay.env
 
 
 class KubeRayJobs:
@@ -88,15 +85,15 @@ class KubeRayJobs:
             head=Pod(job, self.kuberay, self.kuberay.head.model_copy(update={"gpus": 0}), image),
             workers=workers,
             grows=any(worker.group.limit > worker.group.count for worker in workers.values()),
-            entrypoint=self.entrypoint(job),
+            entrypoint=entrypoint(job, self.cluster.training, ATTACHED),
             texts=texts,
             binaries=binaries,
             ray_version=version("ray"),
-            object_store=OBJECT_STORE,
+            object_store=str(OBJECT_STORE),
             idle=IDLE,
             retries=0 if job.kind == "preflight" else RETRIES,
             reconnects=RECONNECTS,
-            keep=max(self.kuberay.keep_seconds, SAVING if job.kind == "train" else 0),
+            keep=max(self.kuberay.keep_seconds, PATIENCE if job.kind == "train" else 0),
             **shared,
         )
 
@@ -132,20 +129,6 @@ class KubeRayJobs:
             raise UsageError("kuberay.cpu and kuberay.gpu have no nodes: --with kuberay.cpu.count=2.")
         yield from used.items()
 
-    def entrypoint(self, job: Job) -> str:
-        if job.kind != "train":
-            return job.command(ATTACHED)
-        asked = self.cluster.training
-        if asked.fewest > asked.nodes:
-            raise UsageError("training.least is more than training.nodes: make it at most that.")
-        return shlex.join(
-            [
-                *("python", "-m", "cluster.torchrun_on_ray", "--nodes", f"{asked.fewest}:{asked.nodes}"),
-                *("--gpus-per-node", str(asked.gpus_per_node), "--restarts", str(asked.restarts)),
-                *("--", *job.attached(ATTACHED)[1:]),
-            ]
-        )
-
     # ------------------------------------------------------------ what is done
 
     def submit(self, job: Job) -> str:
@@ -166,10 +149,7 @@ class KubeRayJobs:
         return job_id
 
     def clash(self, name: str) -> RunError:
-        return RunError(
-            f"A job {name} is there already, in namespace {self.kuberay.namespace}. Watch it: s2v jobs {name}. "
-            f"Or end it: s2v jobs {name} --stop. Or give this one another --name."
-        )
+        return clash(name, f"is there already, in namespace {self.kuberay.namespace}")
 
     def condition(self, job_id: str, *, why: bool = True) -> Condition:
         """why: look at its pods, too, for what it waits for."""

@@ -11,10 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from cluster import keep
-from cluster.job import Condition, Job, State
+from cluster.job import Condition, Job, State, clash
 from cluster.records import state
 from cluster.settings import Cluster
-from dataset.errors import RunError
 from dataset.tables import write_atomically
 
 LOG, PROCESS, CODE, ASKED = "log", "process", "code", "stop-asked"
@@ -34,10 +33,7 @@ class LocalJobs:
     def submit(self, job: Job) -> str:
         folder = self.folder(job.name)
         if alive(folder):
-            raise RunError(
-                f"A job {job.name} runs here already. Watch it: s2v jobs {job.name}. "
-                f"Or end it: s2v jobs {job.name} --stop. Or give this one another --name."
-            )
+            raise clash(job.name, "runs here already")
         folder.mkdir(parents=True, exist_ok=True)
         for name in (PROCESS, CODE, ASKED):
             (folder / name).unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shlex
 import shutil
 import tempfile
 import time
@@ -18,12 +17,12 @@ import yaml
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from cluster.job import Condition, Job, State
+from cluster.job import Condition, Job, State, clash
+from cluster.ray_entrypoint import entrypoint, environment
 from cluster.settings import Cluster
 from dataset.errors import RunError, UsageError
 
 HERE = "."  # where a job's files are, on every node: Ray starts all its processes in a folder of their own
-PATIENCE = 1800  # seconds that training has to save a checkpoint when it is asked to end; Ray gives 3
 SETTLED = 3  # seconds after its end in which Ray would take a new job of a name for the old one
 BEGIN = "Runtime env is setting up."  # the first line that Ray writes into the log of a job
 STATES = {
@@ -60,16 +59,17 @@ class RayJobs:
 
     def request(self, job: Job) -> dict[str, Any]:
         """What Ray's client is told; in place of the folder that it uploads, the names of the files in it."""
-        environment: dict[str, Any] = {"env_vars": dict(self.cluster.ray.env)}
-        if job.kind == "train":
-            environment["env_vars"].setdefault("RAY_JOB_STOP_WAIT_TIME_S", str(PATIENCE))
+        asked = self.cluster.ray.env
+        runtime: dict[str, Any] = {
+            "env_vars": asked | environment(job) | asked
+        }  # what is asked for comes first, and wins
         if job.files:
-            environment["working_dir"] = [path.name for path in job.files]
+            runtime["working_dir"] = [path.name for path in job.files]
         return {
             "submission_id": job.name,
             "entrypoint": self.entrypoint(job),
             "entrypoint_num_gpus": self.cluster.caption.gpus if job.kind == "caption-server" else 0,
-            "runtime_env": environment,
+            "runtime_env": runtime,
             "metadata": {"s2v": job.kind, "home": job.home},
         }
 
@@ -79,16 +79,7 @@ class RayJobs:
                 f"caption.replicas={self.cluster.caption.replicas}: a job on a Ray cluster is one server. Submit "
                 "several, each with --name and --with caption.replicas=1; `s2v caption` takes --server more than once."
             )
-        if job.kind != "train":
-            return job.command(HERE)
-        asked = self.cluster.training
-        return shlex.join(
-            [
-                *("python", "-m", "cluster.torchrun_on_ray", "--nodes", f"{asked.fewest}:{asked.nodes}"),
-                *("--gpus-per-node", str(asked.gpus_per_node), "--restarts", str(asked.restarts)),
-                *("--", *job.attached(HERE)[1:]),
-            ]
-        )
+        return entrypoint(job, self.cluster.training, HERE)
 
     def make_room(self, name: str) -> None:
         """Ray keeps ended jobs for ever, and a name for one of them."""
@@ -96,10 +87,7 @@ class RayJobs:
         if old is None:
             return
         if not old.status.is_terminal():
-            raise RunError(
-                f"A job {name} runs there already. Watch it: s2v jobs {name}. "
-                f"Or end it: s2v jobs {name} --stop. Or give this one another --name."
-            )
+            raise clash(name, "runs there already")
         time.sleep(SETTLED)
         self.client.delete_job(name)
 

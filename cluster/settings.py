@@ -93,6 +93,8 @@ class Training(Setting):
 
     @property
     def fewest(self) -> int:
+        if self.least > self.nodes:
+            raise UsageError("training.least is more than training.nodes: make it at most that.")
         return self.least or self.nodes
 
 

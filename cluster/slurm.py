@@ -11,17 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cluster import slurm_words
-from cluster.job import Condition, Job, State
+from cluster.job import Condition, Job, State, clash
 from cluster.local import tail
+from cluster.ray_entrypoint import OBJECT_STORE
 from cluster.records import state
 from cluster.render import render
 from cluster.settings import Cluster
 from dataset.errors import RunError, UsageError
+from trainer.commands import PATIENCE
 
 RAY_PATIENCE = 300  # seconds for all nodes to join Ray
-OBJECT_STORE = 1 << 30  # bytes a node: only small rows pass through it
-SAVING = 1800  # seconds that `s2v train` may take to save a checkpoint
-ENDING = {"train": SAVING, "curate": 120, "preflight": 60}  # seconds before the time limit that a job is asked to end
+ENDING = {"train": PATIENCE, "curate": 120, "preflight": 60}  # seconds before the time limit that a job is asked to end
 QUICK = 120  # seconds in which a command of Slurm answers, or its controller is away
 
 
@@ -44,7 +44,7 @@ class SlurmJobs:
             setup=self.slurm.setup,
             programs=needed(job),
             command=job.command(),
-            patience=SAVING if job.kind == "train" else RAY_PATIENCE,
+            patience=PATIENCE if job.kind == "train" else RAY_PATIENCE,
             object_store=OBJECT_STORE,
             least=self.training.fewest,
             processes=max(1, gpus),
@@ -55,8 +55,6 @@ class SlurmJobs:
     def size(self, job: Job) -> tuple[int, int]:
         """Nodes, and GPUs of each."""
         if job.kind == "train":
-            if self.training.fewest > self.training.nodes:
-                raise UsageError("training.least is more than training.nodes: make it at most that.")
             return self.training.nodes, self.training.gpus_per_node
         if job.kind == "caption-server":
             return self.cluster.caption.replicas, self.cluster.caption.gpus
@@ -93,10 +91,7 @@ class SlurmJobs:
                 "here, or let slurm.setup do it: --with 'slurm.setup=[source /shared/s2v/.venv/bin/activate]'."
             )
         if running := run("squeue", "--me", "--noheader", "--format=%i", f"--name={job.name}").split():
-            raise RunError(
-                f"A job {job.name} is there already ({running[0]}). Stop it with `s2v jobs {job.name} --stop`, or give "
-                "another --name."
-            )
+            raise clash(job.name, f"is there already ({running[0]})")
         folder().mkdir(parents=True, exist_ok=True)
         return run("sbatch", "--parsable", text=script).strip().split(";")[0]  # ID;CLUSTER where there are several
 

@@ -10,15 +10,14 @@ import argparse
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 import ray
 
 from cluster import keep
+from trainer.commands import PATIENCE
 
-SAVING = 1800  # seconds that ranks have to save a checkpoint when they are asked to end
 GOODBYE = 120.0  # seconds that the other agents have to end after the first one is done
 PAUSE = 1.0  # seconds after which a request to end is heard
 
@@ -28,7 +27,7 @@ def torchrun(nodes: str, per_node: int, restarts: int, address: str, run_id: str
     return [
         *(sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={max(1, per_node)}"),
         *("--rdzv-backend=c10d", f"--rdzv-endpoint={address}", f"--rdzv-id={run_id}", "--rdzv-conf=is_host=0"),
-        *(f"--max-restarts={restarts}", f"--shutdown-timeout={SAVING}", "-m", "trainer.train", *words),
+        *(f"--max-restarts={restarts}", f"--shutdown-timeout={PATIENCE}", "-m", "trainer.train", *words),
     ]
 
 
@@ -42,12 +41,10 @@ class Agent:
 
     def run(self, command: list[str]) -> int:
         """torchrun's exit code."""
-        with tempfile.TemporaryDirectory() as folder:
-            words = [sys.executable, "-I", keep.__file__, f"{folder}/code", *command]
-            self.keeper = subprocess.Popen(words, start_new_session=True)
-            if self.asked:
-                self.keeper.terminate()
-            return self.keeper.wait()
+        self.keeper = subprocess.Popen([sys.executable, "-I", keep.__file__, "", *command], start_new_session=True)
+        if self.asked:
+            self.keeper.terminate()
+        return self.keeper.wait()
 
     def end(self) -> None:
         self.asked = True
@@ -73,7 +70,7 @@ def run(command: list[str], nodes: int, gpus: int, asked: list[Any]) -> int:
     if code and not told:
         ask_to_end(agents)
     # The others are about to end. One that was lost may begin anew, and finds nothing to join.
-    ray.wait(waiting, num_returns=len(waiting), timeout=SAVING if code or told else GOODBYE)
+    ray.wait(waiting, num_returns=len(waiting), timeout=PATIENCE if code or told else GOODBYE)
     return code
 
 

@@ -13,13 +13,12 @@ from dataset.errors import UsageError
 PATHS = {  # parameters that are, or hold, paths of this machine
     "curate": ("sources", "dataset", "recipe", "policy"),
     "train": ("data", "init", "run", "resume", "stage"),
-    "preflight": ("dataset", "recipe"),
 }
 NAMES = ("recipe", "policy", "stage")  # of shipped ones, too: a path is what is a YAML file
 YAML = (".yaml", ".yml")
 SMALL = (*YAML, ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")  # files that travel with a job
 TYPED = "COMMANDLINE"  # where click says that a value is from
-HOME = {"curate": ("dataset",), "train": ("run", "resume"), "preflight": ("dataset",)}
+HOME = {"curate": ("dataset",), "train": ("run", "resume")}
 
 
 def understand(kind: Kind, command: click.Command, words: Sequence[str], name: str) -> Job:

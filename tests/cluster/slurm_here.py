@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.cluster.ray_cluster import free_ports
+
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch")
 SBIN = "/usr/sbin"
 CONF = """\
@@ -90,16 +92,6 @@ def slurm_here() -> Iterator[dict[str, str]]:
             process.wait(timeout=60)
         end_steps(folder)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def free_ports(number: int) -> list[int]:
-    held = [socket.socket() for _ in range(number)]
-    for one in held:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
 
 
 def wait_for_socket(folder: Path) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from cluster import jobs_view, records, seen
+from cluster import job_page, jobs_view, records, seen
 from cluster.job import Condition, State
 from cluster.progress import span, sparkline, warning
 from cluster.records import Record
@@ -96,7 +96,7 @@ def half_done(tmp_path: Path) -> Dataset:
 def printed(name: str = "", lines: int = 5, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width)
     if name:
-        jobs_view.show_job(name, console, lines)
+        job_page.show_job(name, console, lines)
     else:
         jobs_view.list_jobs(console)
     return console.file.getvalue()  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 
 import cli
-from cluster import follow, jobs_view, records
+from cluster import follow, job_page, records
 from cluster.job import Job, State
 from cluster.local import LocalJobs, identity
 from cluster.settings import Cluster
@@ -183,7 +183,7 @@ def test_the_log_is_followed_to_the_end(monkeypatch: pytest.MonkeyPatch, local: 
     records.save(records.Record.model_validate({"name": "curate-a", "cluster": {}, "submitted": when} | wanted))
     printed = Console(file=io.StringIO(), width=100)
     with pytest.raises(RunError, match="curate-a failed: exit code 1; its last words: ZeroDivisionError"):
-        jobs_view.show_job("curate-a", printed, 0, follow=True)
+        job_page.show_job("curate-a", printed, 0, follow=True)
     text = printed.file.getvalue()  # type: ignore[attr-defined]
     assert "line 39" in text
     assert text.count("line 30\n") <= 1

@@ -29,7 +29,7 @@ KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[ObjectStore]:
-    """A server with the bucket `work`, which this process, Ray and its workers take for S3."""
+    """A server with the bucket `films`, which this process, Ray and its workers take for S3."""
     server = ObjectStore()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "160")
@@ -40,7 +40,7 @@ def store() -> Iterator[ObjectStore]:
         for key in KEYS:
             patch.setenv(key, "x")
         forget_clients()
-        fsspec.filesystem("s3").mkdir("work")
+        fsspec.filesystem("s3").mkdir("films")
         yield server
     forget_clients()
     server.close()
@@ -57,12 +57,12 @@ def forget_clients() -> None:
 
 @pytest.fixture(scope="module")
 def shop(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A recipe over videos in the store: s3://work/raw. Ray runs."""
+    """A recipe over videos in the store: s3://films/raw. Ray runs."""
     folder = tmp_path_factory.mktemp("shop")
     fs = fsspec.filesystem("s3")
     for i in range(SOURCES):
         video = write_video(folder / "v.mp4", 1, picture=partial(shifted, i), sound=clicks(1))
-        fs.pipe_file(f"work/raw/{i:02d}.mp4", video.read_bytes())
+        fs.pipe_file(f"films/raw/{i:02d}.mp4", video.read_bytes())
     policy = {"name": "most", "rules": [{"score": "brightness.mean", "max": 88.8334, "source": "test"}]}
     (folder / "policy.yaml").write_text(yaml.safe_dump(policy))
     filters = ["header", f"{PLUGINS}:Brightness"]
@@ -74,14 +74,14 @@ def shop(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def curate(recipe: Path, dataset: str, code: int = 0) -> str:
-    return s2v("curate", "s3://work/raw", "--out", dataset, "--recipe", recipe, code=code)
+    return s2v("curate", "s3://films/raw", "--out", dataset, "--recipe", recipe, code=code)
 
 
 @pytest.fixture(scope="module")
 def calm(shop: Path) -> dict[str, bytes]:
     """The dataset of an undisturbed run."""
-    curate(shop, "s3://work/calm")
-    return objects("s3://work/calm")
+    curate(shop, "s3://films/calm")
+    return objects("s3://films/calm")
 
 
 def through(recipe: Path, dataset: str) -> int:
@@ -93,7 +93,7 @@ def through(recipe: Path, dataset: str) -> int:
         except AssertionError as e:  # another exit code, after what was printed
             printed = str(e)
         assert "Error:" in printed
-        assert "s3://work" in printed
+        assert "s3://films" in printed
         assert "Traceback" not in printed
     raise AssertionError("twenty runs were not enough")
 
@@ -103,10 +103,10 @@ def through(recipe: Path, dataset: str) -> int:
 def test_bad_weather_loses_and_doubles_nothing(
     store: ObjectStore, shop: Path, calm: dict[str, bytes], seed: int
 ) -> None:
-    dataset = f"s3://work/rough{seed}"
+    dataset = f"s3://films/rough{seed}"
     store.refused = ("InternalError", "/scores/part-")  # the first run ends in the middle
     printed = curate(shop, dataset, code=1)
-    assert "s3://work answers with an error again and again (" in printed
+    assert "s3://films answers with an error again and again (" in printed
     assert "run the same command again" in printed
     assert "Traceback" not in printed
     store.refused = None
@@ -135,7 +135,7 @@ def same_dataset(dataset: str, calm: dict[str, bytes]) -> None:
 
 
 def test_a_put_that_is_lost_is_made_again(store: ObjectStore) -> None:
-    table = Table("s3://work/one", "things")
+    table = Table("s3://films/one", "things")
     with store.weather(Storm(lost=0.5), 1) as happened:
         for i in range(8):
             table.write(pa.table({"clip_id": [str(i)]}))
@@ -144,26 +144,26 @@ def test_a_put_that_is_lost_is_made_again(store: ObjectStore) -> None:
 
 
 def test_a_store_that_loses_every_put_ends_the_run(store: ObjectStore) -> None:
-    with store.weather(Storm(lost=1), 1) as happened, pytest.raises(RunError, match="took work/one/x"):
-        write_atomically("s3://work/one", "x", b"data")
+    with store.weather(Storm(lost=1), 1) as happened, pytest.raises(RunError, match="took films/one/x"):
+        write_atomically("s3://films/one", "x", b"data")
     assert happened["lost"] == PUTS
 
 
 def test_a_large_file_whose_last_answer_is_lost(store: ObjectStore) -> None:
     data = bytes(100 << 20)  # s3fs sends it in pieces
     with store.weather(Storm(cut_off=0.3), 3) as happened:
-        write_atomically("s3://work/large", "000000.tar", data)
+        write_atomically("s3://films/large", "000000.tar", data)
     assert happened["cut off"] > 0
     fs = fsspec.filesystem("s3")
-    assert fs.size("work/large/000000.tar") == len(data)
-    fs.rm("work/large", recursive=True)
+    assert fs.size("films/large/000000.tar") == len(data)
+    fs.rm("films/large", recursive=True)
 
 
 def test_parts_that_others_wrote_are_seen(store: ObjectStore) -> None:
-    ours = Table("s3://work/seen", "things")
+    ours = Table("s3://films/seen", "things")
     first = ours.write(pa.table({"clip_id": ["a"]}))
     assert ours.parts() == [first]
-    fsspec.filesystem("s3", skip_instance_cache=True).pipe_file("work/seen/things/part-b.parquet", b"")
+    fsspec.filesystem("s3", skip_instance_cache=True).pipe_file("films/seen/things/part-b.parquet", b"")
     assert ours.has("part-b.parquet")
     assert len(ours.parts()) == 2
 
@@ -178,7 +178,7 @@ def test_a_store_that_refuses(
     store: ObjectStore, shop: Path, monkeypatch: pytest.MonkeyPatch, code: str, says: str
 ) -> None:
     monkeypatch.setattr(store, "refused", (code, ""))
-    assert_one_sentence(curate(shop, "s3://work/refused", code=1), says)
+    assert_one_sentence(curate(shop, "s3://films/refused", code=1), says)
 
 
 def test_no_such_bucket(store: ObjectStore, shop: Path) -> None:
@@ -188,12 +188,12 @@ def test_no_such_bucket(store: ObjectStore, shop: Path) -> None:
 def test_nobody_there_and_no_credentials(store: ObjectStore, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     forget_clients()
-    assert_one_sentence(curate(shop, "s3://work/away", code=1), "s3://work can't be reached")
+    assert_one_sentence(curate(shop, "s3://films/away", code=1), "s3://films can't be reached")
     for key in KEYS:
         monkeypatch.delenv(key)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     forget_clients()
-    assert_one_sentence(curate(shop, "s3://work/away", code=1), "There are no credentials for s3://work")
+    assert_one_sentence(curate(shop, "s3://films/away", code=1), "There are no credentials for s3://films")
     monkeypatch.undo()
     forget_clients()
 
