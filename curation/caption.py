@@ -39,7 +39,7 @@ from curation.layout import (
 from curation.measure import chunks_of_source
 from curation.metrics import Tally
 from curation.recipe import Recipe
-from curation.sources import FetchError, random_access, time_limits, unbroken
+from curation.sources import FetchError, random_access, unbroken
 from dataset.isolate import Child, ChildDied, ChildHung
 from dataset.media import MediaError
 from dataset.records import Clip, Failure
@@ -178,7 +178,7 @@ class CaptionWorker:
         """The pictures of the clips of one source. Where the child ends, the others are read one by one."""
         source, done = unit[0].clip.source, 0
         try:
-            for seen in self.child.ask((source, unit), **self.limits(source)):
+            for seen in self.child.ask((source, unit), **self.recipe.limits(source)):
                 if not isinstance(seen, str):
                     done += 1
                     yield seen
@@ -190,7 +190,7 @@ class CaptionWorker:
     def read_alone(self, wanted: Wanted) -> Frames | Failure:
         clip = wanted.clip
         try:
-            return self.child.answer((clip.source, [wanted]), **self.limits(clip.source))
+            return self.child.answer((clip.source, [wanted]), **self.recipe.limits(clip.source))
         except FetchError as e:
             return Failure.of_clip(clip, "caption", str(e), e.remedy, transient=True)
         except ChildHung:
@@ -199,9 +199,6 @@ class CaptionWorker:
         except ChildDied as e:
             error = f"reading it ended its worker twice ({e})"
             return Failure.of_clip(clip, "caption", error, "re-encode the source", transient=e.from_outside)
-
-    def limits(self, source: str) -> dict[str, float]:
-        return time_limits(source, self.recipe.fetch_limit, self.recipe.time_limit)
 
     def row(self, clip: Clip, frames: Frames, made: Captioned) -> dict[str, Any]:
         prose, structured = render(made.caption), prompt.compact(made.caption)

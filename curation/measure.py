@@ -28,7 +28,7 @@ from curation.policy import Policy
 from curation.recipe import Recipe
 from curation.score_rows import ScoreRows
 from curation.select import judge
-from curation.sources import FetchError, time_limits
+from curation.sources import FetchError
 from dataset.isolate import Child, ChildDied, ChildHung
 from dataset.records import Clip, Failure
 from dataset.tables import Table, in_threads, part_name
@@ -186,7 +186,7 @@ class MeasureWorker:
         done: list[Job] = []
         source = unit[0].clip.source
         try:
-            for job in self.child.ask((source, unit), **self.limits(source)):
+            for job in self.child.ask((source, unit), **self.recipe.limits(source)):
                 done.append(job)
         except (ChildDied, ChildHung, FetchError):
             pass
@@ -197,19 +197,16 @@ class MeasureWorker:
         """One clip by itself, twice at most: what fails is this clip and no other."""
         source = job.clip.source
         try:
-            return self.child.answer((source, [job]), **self.limits(source))
+            return self.child.answer((source, [job]), **self.recipe.limits(source))
         except FetchError as e:
             return failed(job, str(e), e.remedy, transient=True)
         except ChildHung:
-            error = f"took longer than {self.limits(source)['later']:.0f} s"
+            error = f"took longer than {self.recipe.limits(source)['later']:.0f} s"
             remedy = "raise `time_limit` in the recipe, or re-encode the source"
             return failed(job, error, remedy, transient="://" in source)
         except ChildDied as e:
             remedy = "re-encode the source; when memory ran out, use fewer workers"
             return failed(job, f"killed its worker twice ({e})", remedy, transient=e.from_outside)
-
-    def limits(self, source: str) -> dict[str, float]:
-        return time_limits(source, self.recipe.fetch_limit, self.recipe.time_limit)
 
 
 def failed(job: Job, error: str, remedy: str, *, transient: bool = False) -> Job:

@@ -18,11 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from curation.layout import CAPTIONS, CLIPS, FAILURES, SCORES, VERDICTS
+from curation.layout import CAPTIONS, CLIPS, FAILURES, SCORES, SHARDS, VERDICTS
 
 WINDOW = 900.0  # seconds of the recent past, whose speed is told
 THREADS = 32  # opening files of an object store waits more than it computes
-SHARDS = "shards"
 STAGES = {"ingest": CLIPS, "measure": SCORES, "caption": CAPTIONS, "pack": SHARDS}  # and what each of them writes
 
 

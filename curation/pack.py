@@ -18,6 +18,7 @@ from curation.layout import (
     CLIPS,
     FAILURES,
     SCORES,
+    SHARDS,
     TRACKS,
     VERDICTS,
     homes,
@@ -29,7 +30,7 @@ from curation.layout import (
 )
 from curation.metrics import Tally
 from curation.recipe import Recipe
-from curation.sources import FetchError, random_access, time_limits, unbroken
+from curation.sources import FetchError, random_access, unbroken
 from dataset.cut import Cut, cut_clip
 from dataset.isolate import Child, ChildDied, ChildHung
 from dataset.media import MediaError
@@ -39,7 +40,6 @@ from dataset.store import told
 from dataset.tables import in_threads, parquet, part_name, to_parquet, write_atomically
 from dataset.tracks import Tracks
 
-SHARDS = "shards"
 INDEX = pa.schema(
     [
         ("clip_id", pa.string()),
@@ -152,7 +152,7 @@ class PackWorker:
 
     def cut(self, clip: Clip) -> Cut | Failure:
         try:
-            return self.child.answer(clip, **time_limits(clip.source, self.recipe.fetch_limit, self.recipe.time_limit))
+            return self.child.answer(clip, **self.recipe.limits(clip.source))
         except MediaError as e:
             return Failure.of_clip(clip, "pack", str(e), e.remedy, transient=isinstance(e, FetchError))
         except ChildHung:

@@ -52,6 +52,11 @@ class Recipe(Setting):
     gpus: float = Field(0.0, ge=0)
     shard_clips: int = Field(64, gt=0)
 
+    def limits(self, source: str) -> dict[str, float]:
+        """Seconds for a child's first and later answers about a source, each of which may wait for the network."""
+        limit = self.time_limit + (self.fetch_limit if "://" in source else 0.0)
+        return {"first": limit, "later": limit}
+
     def build(self) -> list[Filter]:
         """The filters with their parameters. Raises UsageError for unknown ones and for a wrong order."""
         built: list[Filter] = []

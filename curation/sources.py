@@ -258,12 +258,6 @@ def fetching() -> Iterator[None]:
         raise FetchError(error, "check the address and the network; the next run tries again") from e
 
 
-def time_limits(source: str, fetch: float, work: float) -> dict[str, float]:
-    """Seconds for a child's first and later answers, each of which may wait for the network."""
-    limit = work + (fetch if "://" in source else 0.0)
-    return {"first": limit, "later": limit}
-
-
 class FetchError(MediaError):
     """A source that could not be fetched now; the next run may have more luck."""
 

@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from curation.layout import CAPTIONS, CLIPS, FAILURES, SCORES, VERDICTS, read, table
-from curation.pack import SHARDS
+from curation.layout import CAPTIONS, CLIPS, FAILURES, SCORES, SHARDS, VERDICTS, read, table
 from curation.policy import Policy
 from curation.select import judge
 from curation.stored import settings

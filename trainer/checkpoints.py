@@ -71,10 +71,6 @@ def rank_of(file: str) -> int:
     return int(file.split("-")[1])
 
 
-def name_of(step: int) -> str:
-    return f"step-{step:06d}"
-
-
 # ---------------------------------------------------------------- writing
 
 

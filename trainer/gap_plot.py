@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from trainer.metrics import read_rows
+from trainer.run_files import read_rows
 from trainer.validation import FULL, SHUFFLED
 
 WIDTH, HEIGHT, LEFT, TOP, GAP = 720, 220, 70, 40, 60  # of one of the two plots; between them

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from model import ring, sequence_parallel
 from model.config import LATENT_STRIDE, S2VConfig
+from trainer.run_files import read_rows
 from trainer.sample import Example
 
 # Parts of a step, and how the line calls them.
@@ -360,18 +361,6 @@ class JsonLines:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file, without a torn line."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for text in file:
-            try:
-                row = json.loads(text)
-            except json.JSONDecodeError:
-                continue
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
-                yield row
 
 
 def cut(path: Path, after: int) -> None:

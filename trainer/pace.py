@@ -1,11 +1,12 @@
 """How far a run is, and how fast it goes, from its folder alone. Changes nothing, and does without torch."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+from trainer.run_files import name_of, read_rows
 
 OVER = 50  # steps whose mean is told: a single one says little
 
@@ -60,8 +61,8 @@ def pace(run: str | Path) -> Pace | None:
         steps = json.loads((folder / "run.json").read_text())["stage"]["steps"]
     except (OSError, ValueError, KeyError):
         return None
-    rows = list(rows_of(folder / "metrics.jsonl"))
-    validations = list(rows_of(folder / "validation.jsonl"))
+    rows = rows_of(folder / "metrics.jsonl")
+    validations = rows_of(folder / "validation.jsonl")
     incidents = tuple(rows_of(folder / "incidents.jsonl"))
     saved = sorted((moment(file), file.parent) for file in folder.glob("step-*/checkpoint.json"))
     last = rows[-OVER:]
@@ -83,23 +84,12 @@ def pace(run: str | Path) -> Pace | None:
     )
 
 
-def name_of(step: int) -> str:
-    return f"step-{step:06d}"
-
-
-def rows_of(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file, without a torn line; none where there is no file."""
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """None where there is no file, or none that can be read."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        return list(read_rows(path))
     except OSError:
-        return
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            yield row
+        return []
 
 
 def moment(path: Path) -> float:

@@ -17,6 +17,7 @@ from trainer import checkpoints
 from trainer.checkpoints import MASTER, WEIGHT, Parts, Saved
 from trainer.optimiser import AVERAGE
 from trainer.ranks import Ranks
+from trainer.run_files import name_of
 from trainer.stages import Stage
 from trainer.zero import own_part, span
 
@@ -83,7 +84,7 @@ class State:
     def save(self, run: Path, step: int, stage: Stage, parts: str, ranks: Ranks, *, data: str) -> str:
         """A collective. Writes RUN/step-N; returns a complaint if it could not, and then nothing of it stays.
         parts: the folder of VAE and encoders. data: a digest of the clips."""
-        final = run / checkpoints.name_of(step)
+        final = run / name_of(step)
         partial = run / f".{final.name}.partial"
         need = sum(tensor.nbytes for _, tensor in self.tensors())
         total = int(ranks.total(torch.tensor(float(need), dtype=torch.float64)))

@@ -13,6 +13,7 @@ from model.errors import CheckpointError
 from tests.tiny_checkpoint import CONFIG
 from trainer import checkpoints
 from trainer.checkpoints import MANIFEST, MASTER, WEIGHT, Parts, Saved, network_shapes, newest, read_saved
+from trainer.run_files import name_of
 
 SHAPES = network_shapes(CONFIG, Path("tiny"))
 TRAINED = [name for name in SHAPES if name.startswith("blocks.0.")]
@@ -50,8 +51,8 @@ def write(run: Path, step: int, world: int = 2) -> Path:
         files=files,
         data="digest",
     )
-    checkpoints.finish(folder, run / checkpoints.name_of(step), saved)
-    return run / checkpoints.name_of(step)
+    checkpoints.finish(folder, run / name_of(step), saved)
+    return run / name_of(step)
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +177,7 @@ def test_a_piece_that_is_missing_is_noticed_when_it_is_read(damage, folder):
 
 def run_of(whole: Path, run: Path, *steps: int) -> Path:
     for step in steps:
-        shutil.copytree(whole, run / checkpoints.name_of(step))
+        shutil.copytree(whole, run / name_of(step))
     return run
 
 
@@ -187,7 +188,7 @@ def names(run: Path) -> list[str]:
 def test_damaged_checkpoints_do_not_push_a_whole_one_out(whole, tmp_path):
     run = run_of(whole, tmp_path, 1, 2, 3, 4)
     for step in (3, 4):
-        (run / checkpoints.name_of(step) / MANIFEST).unlink()
+        (run / name_of(step) / MANIFEST).unlink()
     checkpoints.thin_out(run, 2, run / "step-000002")
     assert names(run) == [f"step-00000{step}" for step in (1, 2, 3, 4)]
     checkpoints.thin_out(run, 1, run / "step-000002")
@@ -253,7 +254,7 @@ def skip_and_resume(run: Path) -> None:
 
     def saved_and_loaded(state: State, step: int) -> State:
         assert state.save(run, step, stage, "/parts", ranks, data="") == ""
-        parts, other = Parts(run / checkpoints.name_of(step)), make()
+        parts, other = Parts(run / name_of(step)), make()
         load_weights(other.network, parts)
         other.restore(parts)
         assert other.updates == parts.saved.updates == state.updates

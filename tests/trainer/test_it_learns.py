@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("deepspeed")
 
 from tests.trainer.runs import losses_of
-from trainer.metrics import read_rows
+from trainer.run_files import read_rows
 
 TALKERS = ["talk_hdtf_01", "talk_hdtf_02", "talk_vr_01", "talk_vr_02", "talk_vr_03", "talk_vr_04", "talk_vr_05"]
 
