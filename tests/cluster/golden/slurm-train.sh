@@ -36,11 +36,12 @@ need torchrun
 need python
 
 # USR1: the time is nearly up. TERM: `s2v jobs --stop`. Both may take long: what runs saves its work first.
-ended="" pid=""
+ended="" pid="" heard=""
 end() {
+  heard=yes
   if [ -z "$ended" ]; then
     ended=$1
-    [ -z "$pid" ] || ask_to_end
+    [ -z "$pid" ] || ask_to_end || : # it may have just ended
   elif [ "$1" = stop ]; then
     ended=stop # it is saving already, and isn't to go on afterwards
   fi
@@ -52,14 +53,15 @@ run() { # in the background, as bash hears no signal meanwhile
   [ -z "$ended" ] || return 143
   "$@" &
   pid=$!
+  [ -z "$ended" ] || ask_to_end || : # the signal came before its number was known
   wait_for "$pid"
 }
 wait_for() {
   local code
   while :; do
-    code=0
+    code=0 heard=""
     wait "$1" || code=$?
-    kill -0 "$1" 2> /dev/null || return "$code" # else it was cut short by a signal
+    [ -n "$heard" ] || return "$code" # else a signal may have cut it short, and bash still knows how that one ended
   done
 }
 leave() {
