@@ -65,7 +65,7 @@ class PeerText(Subtitles):
     def measure(self, clip: ClipView) -> Measurement:
         images = clip.frames(TEXT).images
         picked = np.linspace(0, len(images) - 1, 3).round().astype(int)
-        return self.Scores(area=float(np.mean([self.text_mask(images[i]).mean() for i in picked])))
+        return self.Scores(area=float(np.mean([mask.mean() for mask in self.text_masks([images[i] for i in picked])])))
 
 
 class PeerFaces(Filter):

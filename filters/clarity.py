@@ -68,7 +68,7 @@ class Clarity(Filter):
     def measure(self, clip: ClipView) -> Scores:
         import torch
 
-        from filters.nets.device import device, half
+        from filters.nets.device import half
         from filters.nets.dover import fuse
 
         batch, media = clip.frames(FRAMES), clip.clip.media
@@ -78,7 +78,7 @@ class Clarity(Filter):
         clips = views.technical_view(images[i][: views.SIDE] for i in views.technical_frames(len(images)).flat)
         stills = views.aesthetic_view(images[i][views.SIDE :] for i in views.aesthetic_frames(len(images)))
         with torch.inference_mode(), half():
-            raw = self._net(clips[None].to(device()), stills[None].to(device()))
+            raw = self._net(clips[None], stills[None])
         technical, aesthetic = (value.float() for value in raw)
         overall = fuse(technical, aesthetic)
         return self.Scores(technical=technical.item(), aesthetic=aesthetic.item(), overall=overall.item())

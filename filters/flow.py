@@ -68,18 +68,19 @@ class Flow(Filter):
         self._net = placed(load(weights.path(WEIGHTS[self.fast]), SCALE1 if self.fast else SCALE2_REFINE6))
 
     def measure(self, clip: ClipView) -> Scores:
-        from filters.nets.flow_score import flow_between
+        from filters.nets.flow_score import flows_between
 
         assert clip.tracks is not None
-        batch, rows = clip.frames(FRAMES), []
+        batch = clip.frames(FRAMES)
         moments = self.moments(batch.times)
-        for i, j in moments:
-            first, seconds = batch.images[i], batch.times[j] - batch.times[i]
-            # In full precision on a GPU too: in half, positions would be rounded to half a pixel.
-            flow = flow_between(self._net, first, batch.images[j])
-            rows.append(self.speeds(flow / seconds, first, clip.tracks, clip.tracks.at(batch.times[i])))
-        if not rows:
+        if not moments:
             return self.Scores()
+        # In full precision on a GPU too: in half, positions would be rounded to half a pixel.
+        flows = flows_between(self._net, [(batch.images[i], batch.images[j]) for i, j in moments])
+        rows = []
+        for flow, (i, j) in zip(flows, moments, strict=True):
+            seconds = batch.times[j] - batch.times[i]
+            rows.append(self.speeds(flow / seconds, batch.images[i], clip.tracks, clip.tracks.at(batch.times[i])))
         height, width = batch.images[0].shape[:2]
         clip.looked = Looked.at(batch.times[sorted({i for pair in moments for i in pair})], width, height)
         overall, background, subject = np.array(rows, np.float64).T  # None becomes NaN

@@ -1,5 +1,6 @@
 """Text over faces and hands, found by the detector of RapidOCR, or by EasyOCR's."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
@@ -62,7 +63,7 @@ class Subtitles(Filter):
     def measure(self, clip: ClipView) -> Scores:
         assert clip.tracks is not None
         batch = clip.frames(FRAMES)
-        masks = [self.text_mask(image) for image in batch.images]
+        masks = self.text_masks(batch.images)
         lasting = [a & b for a, b in pairwise(masks)]
         moments = [clip.tracks.at(time) for time in batch.times]
         faces = [covered(m, face_boxes(clip.tracks, t)) for m, t in zip(lasting, moments, strict=False)]
@@ -71,31 +72,37 @@ class Subtitles(Filter):
             area=float(np.median([mask.mean() for mask in masks])), face=largest(faces), hand=largest(hands)
         )
 
-    def text_mask(self, image: np.ndarray) -> np.ndarray:
-        """(rows, columns) bool on the grid: where text stands."""
-        boxes = self.rapidocr(image) if self.detector == "rapidocr" else self.craft(image)
-        scale = self.grid / max(image.shape[:2])
-        mask = np.zeros([max(1, round(side * scale)) for side in image.shape[:2]], np.uint8)
+    def text_masks(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """(rows, columns) bool on the grid, of each image: where text stands."""
+        found = self.rapidocr(images) if self.detector == "rapidocr" else self.craft(images)
+        return [self.mask(boxes, image.shape[:2]) for boxes, image in zip(found, images, strict=True)]
+
+    def mask(self, boxes: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+        scale = self.grid / max(size)
+        mask = np.zeros([max(1, round(side * scale)) for side in size], np.uint8)
         for box in boxes:
-            if min(cv2.minAreaRect(box)[1]) <= self.tallest * min(image.shape[:2]):
+            if min(cv2.minAreaRect(box)[1]) <= self.tallest * min(size):
                 cv2.fillPoly(mask, [np.round(box * scale).astype(np.int32)], 1)
         return mask.astype(bool)
 
-    def rapidocr(self, image: np.ndarray) -> np.ndarray:
-        """(N, 4, 2) corners of lines of text in pixels."""
+    def rapidocr(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """(N, 4, 2) corners of lines of text in pixels, of each image."""
         # imported here: it takes half a second, and recipes without this filter do not need the package
         from rapidocr.ch_ppocr_det.utils import DBPostProcess, DetPreProcess
 
-        pixels = DetPreProcess(self.longest, "max")(image[..., ::-1])
-        chances = np.asarray(self._net.run(None, {self._net.get_inputs()[0].name: pixels})[0])
-        boxes, _ = DBPostProcess(thresh=0.3, box_thresh=self.least_score, unclip_ratio=1.6)(chances, image.shape[:2])
-        return boxes
+        prepare = DetPreProcess(self.longest, "max")
+        boxes_of = DBPostProcess(thresh=0.3, box_thresh=self.least_score, unclip_ratio=1.6)
+        name, found = self._net.get_inputs()[0].name, []
+        for image in images:
+            chances = np.asarray(self._net.run(None, {name: prepare(image[..., ::-1])})[0])
+            found.append(boxes_of(chances, image.shape[:2])[0])
+        return found
 
-    def craft(self, image: np.ndarray) -> np.ndarray:
-        """(N, 4, 2) corners of lines of text in pixels."""
+    def craft(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The same by EasyOCR's detector."""
         from filters.nets.craft import text_boxes
 
-        return text_boxes(self._craft, image, self.longest)
+        return text_boxes(self._craft, images, self.longest)
 
 
 def face_boxes(tracks: Tracks, t: int) -> np.ndarray:

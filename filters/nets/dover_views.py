@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 CLIPS, FRAMES, STRIDE = 3, 32, 2
 CELLS, FRAGMENT = 7, 32  # fragments each way, and pixels of one
 SIDE = CELLS * FRAGMENT
-MEAN = (123.675, 116.28, 103.53)
-DEVIATION = (58.395, 57.12, 57.375)
 
 Draw = Callable[[int, tuple[int, ...]], np.ndarray]  # room above 0, shape -> whole numbers in 0 .. room - 1
 
@@ -115,11 +113,11 @@ def neighbours(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return first, np.minimum(first + 1, size - 1), middle - first
 
 
-def normalised(frames: np.ndarray) -> "Tensor":
-    """(..., T, 224, 224, 3) uint8 -> (..., 3, T, 224, 224) float32, by ImageNet's mean and deviation."""
-    import torch
+def as_input(frames: np.ndarray) -> "Tensor":
+    """(..., T, 224, 224, 3) uint8 -> (..., 3, T, 224, 224) float32, normalised, on this worker's device."""
+    from filters.nets.device import normalised
 
-    return ((torch.from_numpy(frames) - torch.tensor(MEAN)) / torch.tensor(DEVIATION)).movedim(-1, -4)
+    return normalised(frames).movedim(-1, -4)
 
 
 def technical_view(frames: Iterable[np.ndarray], draw: Draw = middle) -> "Tensor":
@@ -133,7 +131,7 @@ def technical_view(frames: Iterable[np.ndarray], draw: Draw = middle) -> "Tensor
         cut.append(fragments(frame, places[len(cut) // FRAMES % CLIPS]))
     if len(cut) != CLIPS * FRAMES:
         raise ValueError(f"a technical view has {CLIPS} clips of {FRAMES} frames, not {len(cut)} frames")
-    return normalised(np.stack(cut).reshape(CLIPS, FRAMES, SIDE, SIDE, 3))
+    return as_input(np.stack(cut).reshape(CLIPS, FRAMES, SIDE, SIDE, 3))
 
 
 def aesthetic_view(frames: Iterable[np.ndarray]) -> "Tensor":
@@ -141,4 +139,4 @@ def aesthetic_view(frames: Iterable[np.ndarray]) -> "Tensor":
     shrunken = [resized(frame) for frame in frames]
     if len(shrunken) != FRAMES:
         raise ValueError(f"an aesthetic view has {FRAMES} frames, not {len(shrunken)}")
-    return normalised(np.stack(shrunken))
+    return as_input(np.stack(shrunken))

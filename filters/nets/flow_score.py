@@ -14,6 +14,7 @@ from torch import Tensor
 from filters.nets.unimatch import UniMatch, resized
 
 HEIGHT, WIDTH = 320, 576  # pixels at which the weights were trained
+BATCH = 4  # pairs
 
 
 def motion_size(height: int, width: int) -> tuple[int, int]:
@@ -31,14 +32,18 @@ def motion_frames(frames: Sequence[np.ndarray]) -> Tensor:
 
 
 @torch.inference_mode()
-def flow_between(net: UniMatch, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Where each pixel of a frame went in another: (*motion_size, 2) float32, x (to the right) and y (down) in pixels
-    of that size. Both frames: (H, W, 3) uint8 RGB, alike."""
-    images = motion_frames([first, second]).to(next(net.parameters()).device)
-    flow = net(images[:1], images[1:])[0]
-    upright = first.shape[0] > first.shape[1]
-    flow = flow.mT.flip(0) if upright else flow  # the network saw rows as columns, so its x is their y
-    return flow.movedim(0, -1).cpu().numpy()
+def flows_between(net: UniMatch, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Where each pixel of a frame went in another: (pairs, *motion_size, 2) float32, x (to the right) and y (down) in
+    pixels of that size. Frames: (H, W, 3) uint8 RGB, all of one size."""
+    upright = pairs[0][0].shape[0] > pairs[0][0].shape[1]
+    found = []
+    for start in range(0, len(pairs), BATCH):
+        images = [motion_frames(side) for side in zip(*pairs[start : start + BATCH], strict=True)]
+        first, second = (side.to(next(net.parameters()).device) for side in images)
+        flow = net(first, second)
+        flow = flow.mT.flip(1) if upright else flow  # the network saw rows as columns, so its x is their y
+        found.append(flow.movedim(1, -1).cpu().numpy())
+    return np.concatenate(found)
 
 
 def flow_score(net: UniMatch, frames: Sequence[np.ndarray]) -> float:
@@ -50,4 +55,4 @@ def flow_score(net: UniMatch, frames: Sequence[np.ndarray]) -> float:
     """
     if len(frames) < 2:
         raise ValueError(f"flow needs two frames or more, not {len(frames)}")
-    return float(np.mean([np.abs(flow_between(net, first, second)).mean() for first, second in pairwise(frames)]))
+    return float(np.abs(flows_between(net, list(pairwise(frames)))).mean())

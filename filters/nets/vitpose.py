@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from transformers import VitPoseForPoseEstimation
 
-from filters.nets.device import device, half, placed
+from filters.nets.device import half, normalised, placed
 from filters.nets.snapshot import load
 
 BATCH = 32  # crops
 PADDING = 1.25  # of boxes
-MEAN, DEVIATION = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], np.float32)
 BLUR, KERNEL = 0.8, 11  # cells of the heatmap: deviation and width of the Gaussian before it is differentiated
 
 
@@ -41,9 +40,8 @@ class VitposeNet:
     def _bodies(self, images: Sequence[np.ndarray], boxes: np.ndarray) -> np.ndarray:
         corners, sizes = padded(boxes, self._size[0] / self._size[1])
         crops = np.stack([cropped(i, c, s, self._size) for i, c, s in zip(images, corners, sizes, strict=True)])
-        pixels = torch.from_numpy((crops / np.float32(255) - MEAN) / DEVIATION).permute(0, 3, 1, 2).to(device())
         with half():
-            heatmaps = self._net(pixels).heatmaps.float().cpu().numpy()
+            heatmaps = self._net(normalised(crops).movedim(-1, 1)).heatmaps.float().cpu().numpy()
         points = decoded(heatmaps)
         cells = np.array(heatmaps.shape[:1:-1]) - 1
         points[..., :2] = points[..., :2] / cells * sizes[:, None] + corners[:, None]

@@ -57,7 +57,7 @@ def test_pictures_of_any_size_are_cut_as_they_are_decoded(tmp_path):
     assert len(cut) == 30
     assert {image.shape for image in cut} == {(448, 224, 3)}
     fragments = views.technical_view(native[:1] * 96)[0, :, 0]
-    assert torch.equal(views.normalised(cut[0][None, :224])[:, 0], fragments)
+    assert torch.equal(views.as_input(cut[0][None, :224])[:, 0], fragments)
 
 
 def test_only_the_weights_of_the_chosen_network_are_asked_for():

@@ -37,13 +37,23 @@ def test_the_official_network_equals_easyocr():
     for text, at, size, width in (("HELLO WORLD subtitles", (40, 200), 1, 2), ("above", (250, 60), 1.4, 3)):
         cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), width)
     net = load(weights.path(CRAFT))
-    characters, links = score_maps(net, image, 1.0)
+    characters, links = score_maps(net, [image], 1.0)[0]
     rows, columns = [95, 95, 95, 25, 60], [30, 60, 150, 140, 100]
     assert characters.shape == links.shape == (128, 224)
     assert characters[rows, columns] == pytest.approx([0.35773, 0.91387, 0.92124, 0.55858, 0.00102], abs=1e-4)
     assert links[rows, columns] == pytest.approx([0.96991, 0.06462, 0.2309, 0.59036, 0.00023], abs=1e-4)
     assert (characters.mean(), links.mean()) == pytest.approx((0.047246, 0.018267), abs=1e-5)
-    assert edges(text_boxes(net, image, 2560)) == [(38, 174, 368, 206), (245, 25, 373, 67)]
+    assert edges(text_boxes(net, [image], 2560)[0]) == [(38, 174, 368, 206), (245, 25, 373, 67)]
+
+
+def test_images_of_a_batch_do_not_meet(random_weights):
+    net = load(random_weights)
+    images = list(np.random.default_rng(0).integers(0, 255, (3, 50, 70, 3), np.uint8))
+    together = score_maps(net, images, 0.8)
+    assert together.shape == (3, 2, 32, 32)
+    for maps, image in zip(together, images, strict=True):
+        np.testing.assert_allclose(score_maps(net, [image], 0.8)[0], maps, atol=1e-4)
+    assert text_boxes(net, [], 100) == []
 
 
 def test_characters_that_are_linked_are_one_word_and_specks_are_none():
@@ -94,8 +104,8 @@ def test_subtitles_are_measured_with_it(random_weights, monkeypatch):
     # The network's maps decide: where all of the picture is text, all of it is covered.
     subtitles.setup()
     torch.nn.init.constant_(subtitles._craft.get_parameter("conv_cls.8.bias"), 5.0)
-    assert subtitles.craft(images[0]).shape == (1, 4, 2)
-    assert subtitles.text_mask(images[0]).sum() == 0  # too tall for a subtitle
+    assert subtitles.craft(images)[0].shape == (1, 4, 2)
+    assert subtitles.text_masks(images)[0].sum() == 0  # too tall for a subtitle
 
 
 def test_other_files_are_refused(tmp_path):

@@ -24,7 +24,7 @@ def golden() -> Path:
 @pytest.fixture(scope="module")
 def view(golden) -> Tensor:
     """(1, 3, 32, 224, 224)"""
-    return views.normalised(np.load(golden / "input_32x224x224.npz")["video"])[None]
+    return views.as_input(np.load(golden / "input_32x224x224.npz")["video"])[None]
 
 
 @pytest.fixture(scope="module")

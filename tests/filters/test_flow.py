@@ -25,10 +25,13 @@ class Classical(torch.nn.Module):
         self.anchor = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, image0, image1):
-        assert image0.shape == (1, 3, 320, 576)
-        first, second = (np.ascontiguousarray(image[0, 0].byte().numpy()) for image in (image0, image1))
+        assert image0.shape[1:] == (3, 320, 576)
+        return torch.stack([self.pair(first[0], second[0]) for first, second in zip(image0, image1, strict=True)])
+
+    def pair(self, *images):
+        first, second = (np.ascontiguousarray(image.byte().numpy()) for image in images)
         flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(first, second, None)
-        return torch.from_numpy(flow).movedim(-1, 0)[None]
+        return torch.from_numpy(flow).movedim(-1, 0)
 
 
 @pytest.fixture

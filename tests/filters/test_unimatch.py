@@ -1,4 +1,5 @@
 import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from tests.conftest import shared
 torch = pytest.importorskip("torch", reason="UniMatch needs torch")
 
 from filters.nets import unimatch_flow as steps  # noqa: E402
-from filters.nets.flow_score import flow_score, motion_frames, motion_size  # noqa: E402
+from filters.nets.flow_score import flow_score, flows_between, motion_frames, motion_size  # noqa: E402
 from filters.nets.unimatch import (  # noqa: E402
     SCALE1,
     SCALE2,
@@ -191,5 +192,8 @@ def test_score_is_the_mean_over_both_components_and_all_pairs(small, monkeypatch
     monkeypatch.setattr(small, "forward", brightening)
     frames = [np.full((20, 30, 3), level, np.uint8) for level in (10, 14, 6)]
     assert flow_score(small, frames) == pytest.approx((4 + 8) / 2 / 2)
+    more = frames * 3  # more pairs than the network is given at a time
+    flows = flows_between(small, list(pairwise(more)))
+    assert flows[:, 0, 0, 0].tolist() == pytest.approx([4, -8, 4, 4, -8, 4, 4, -8])
     with pytest.raises(ValueError, match="two frames or more, not 1"):
         flow_score(small, frames[:1])
