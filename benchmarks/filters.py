@@ -5,7 +5,11 @@
 Every file is one clip (its first 5 s, unless --seconds says otherwise). Filters run one by one on clips that are
 already decoded; then the chain runs as a worker does, with its decoding thread ahead. --random puts random weights of
 the official size in the place of weights that are missing: costs are the same, scores and what the cascade drops mean
-nothing. --compare also runs every filter on the CPU and prints how far the GPU's scores are from its own.
+nothing, and people are those that the recipe `embedded` finds. --compare also runs every filter on the CPU and prints
+how far the GPU's scores are from its own.
+
+"CPU outside" is what a core has to do beside the networks of torch, and goes on having to do where a GPU runs these;
+"TFLOP" and "operations" are what it hands to them for a clip.
 """
 
 import argparse
@@ -24,6 +28,7 @@ import torch
 from rich.console import Console
 from rich.table import Table as Grid
 
+from benchmarks.network_work import Inside, Work, counted
 from curation.chain import Chain, Job
 from curation.policy import Policy, load_policy
 from curation.recipe import ensure_weights, load_recipe
@@ -46,6 +51,8 @@ class Cost:
     setup: float = 0.0  # seconds
     wall: list[float] = field(default_factory=list)  # seconds a clip
     cpu: list[float] = field(default_factory=list)
+    outside: list[float] = field(default_factory=list)  # CPU seconds a clip outside the networks of torch
+    work: Work = field(default_factory=Work)  # of the first clip
     memory: float = 0.0  # MB of this process beyond what there was, setup included
     gpu_memory: float = 0.0
     gpu_busy: float | None = None  # share of the time
@@ -65,21 +72,25 @@ def main() -> None:
     recipe = load_recipe(arguments.recipe)
     chain = recipe.build()
     if arguments.random:
-        from benchmarks.random_weights import stand_in
+        from benchmarks.random_weights import find_people, stand_in
 
-        stand_in(chain)
+        chain = stand_in(chain)
     else:
         ensure_weights(chain)
     clips = [clip_of(path, arguments.seconds) for path in arguments.clips]
+    spent = time.process_time()
     decoded = [decode(clip, chain) for clip in clips]
+    decoding = (time.process_time() - spent) / len(clips)
+    if arguments.random:
+        find_people(clips, decoded)
     jobs = [Job(clip) for clip in clips]
     costs = {f.name(): measured(f, jobs, decoded) for f in chain}
-    show(costs, decoded)
+    show(costs, decoded, decoding)
     if arguments.compare and CUDA:
         show_agreement(chain, clips, decoded, jobs)
     policy = load_policy(arguments.policy or recipe.policy)
     for cascade in (False, True):
-        whole = Chain(recipe.build(), policy, cascade=cascade)
+        whole = Chain([fresh(f) for f in chain], policy, cascade=cascade)
         list(run(whole, clips[:1]))  # loads the networks
         began, spent = time.perf_counter(), time.process_time()
         done = list(run(whole, clips))
@@ -96,6 +107,11 @@ def clip_of(path: Path, seconds: float) -> Clip:
     return Clip(clip_id=make_clip_id(name, 0, end), source=name, source_id=name, start=0.0, end=end, media=media)
 
 
+def fresh(f: Filter) -> Filter:
+    """The same, without its networks."""
+    return type(f).model_validate(f.model_dump())
+
+
 def decode(clip: Clip, chain: list[Filter]) -> DecodedClip:
     needs = list(dict.fromkeys(need for f in chain for need in f.needs.frames))
     return next(read_clips(clip.source, [(clip.start, clip.end)], needs, audio=True, counters=Counters()))
@@ -109,13 +125,16 @@ def measured(f: Filter, jobs: list[Job], decoded: list[DecodedClip]) -> Cost:
         f.setup()
         chain.ready.add(f.name())
         cost.setup = time.perf_counter() - began
-        chain.measure(f, jobs[0], decoded[0])
+        with counted(cost.work):
+            chain.measure(f, jobs[0], decoded[0])
         for job, seen in zip(jobs, decoded, strict=True):
-            wall, cpu = time.perf_counter(), time.process_time()
-            chain.measure(f, job, seen)
-            synchronise()
-            cost.wall.append(time.perf_counter() - wall)
-            cost.cpu.append(time.process_time() - cpu)
+            with Inside() as networks:
+                wall, cpu = time.perf_counter(), time.process_time()
+                chain.measure(f, job, seen)
+                synchronise()
+                cost.wall.append(time.perf_counter() - wall)
+                cost.cpu.append(time.process_time() - cpu)
+                cost.outside.append(cost.cpu[-1] - networks.seconds)
     return cost
 
 
@@ -171,20 +190,26 @@ def run(chain: Chain, clips: list[Clip]) -> Iterator[Job]:
 # ---------------------------------------------------------------- tables
 
 
-def show(costs: dict[str, Cost], decoded: list[DecodedClip]) -> None:
+def show(costs: dict[str, Cost], decoded: list[DecodedClip], decoding: float) -> None:
+    """decoding: CPU seconds a clip."""
     where = torch.cuda.get_device_name() if CUDA else "CPU, 1 thread"
     grid = Grid(title=f"{len(decoded)} clips on {where}; medians", title_justify="left")
-    for name in ("filter", "ms/clip", "CPU ms/clip", "clips/s", "setup s", "MB", "GPU MB", "GPU busy"):
-        grid.add_column(name, justify="left" if name == "filter" else "right")
-    total = 0.0
+    titles = ("ms/clip", "CPU ms", "CPU outside", "TFLOP", "operations", "setup s", "MB", "GPU MB", "GPU busy")
+    grid.add_column("filter")
+    for title in titles:
+        grid.add_column(title, justify="right")
+    grid.add_row("decode", "", *[f"{1000 * decoding:,.0f}"] * 2)
+    sums = np.array([0.0, decoding, decoding, 0.0, 0.0])
     for name, cost in costs.items():
-        wall, cpu = (float(np.median(values)) for values in (cost.wall, cost.cpu))
-        total += wall
-        rate = f"{1 / wall:,.1f}" if wall > 1e-4 else "-"
+        spent = [float(np.median(values)) for values in (cost.wall, cost.cpu, cost.outside)]
+        sums += (*spent, cost.work.tflop, cost.work.operations)
         busy = "-" if cost.gpu_busy is None else f"{cost.gpu_busy:.0%}"
-        cells = (f"{1000 * wall:,.1f}", f"{1000 * cpu:,.1f}", rate, f"{cost.setup:.1f}", f"{cost.memory:,.0f}")
-        grid.add_row(name, *cells, f"{cost.gpu_memory:,.0f}" if CUDA else "-", busy)
-    grid.add_row("all", f"{1000 * total:,.1f}", "", f"{1 / total:,.2f}", "", "", "", "", style="bold")
+        gpu = f"{cost.gpu_memory:,.0f}" if CUDA else "-"
+        work = f"{cost.work.tflop:.2f}", f"{cost.work.operations:,}"
+        grid.add_row(
+            name, *(f"{1000 * s:,.0f}" for s in spent), *work, f"{cost.setup:.1f}", f"{cost.memory:,.0f}", gpu, busy
+        )
+    grid.add_row("all", *(f"{1000 * s:,.0f}" for s in sums[:3]), f"{sums[3]:.2f}", f"{sums[4]:,.0f}", style="bold")
     console.print(grid)
 
 
@@ -193,8 +218,7 @@ def show_agreement(chain: list[Filter], clips: list[Clip], decoded: list[Decoded
     placement.device = on_cpu  # filters ask for it when they load and run
     again = [Job(clip) for clip in clips]
     for f in chain:
-        fresh = type(f).model_validate(f.model_dump())
-        measured(fresh, again, decoded)
+        measured(fresh(f), again, decoded)
     grid = Grid(title="GPU against CPU", title_justify="left")
     for name in ("score", "largest difference", "largest value"):
         grid.add_column(name, justify="left" if name == "score" else "right")

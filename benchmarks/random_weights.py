@@ -1,8 +1,8 @@
 """Random weights of the official sizes and layouts, for whoever wants to know costs without the checkpoints.
 
 `stand_in(chain)` makes those that are missing here, in a directory that is gone with the process, and lets the filters
-read them: what they score means nothing. DWPose comes as ONNX, which can't be made here: a recipe needs
-`vitpose: {details: false}` without its files.
+read them: what they score means nothing. DWPose comes as ONNX, which can't be made here: without its files, vitpose
+does without details.
 """
 
 import atexit
@@ -11,14 +11,21 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from dataset.errors import UsageError
+from dataset.media import DecodedClip
+from dataset.records import Clip
+from dataset.tracks import Tracks
 from filters import weights
-from filters.base import Filter
-from filters.nets import aesthetic, craft, dover, light_asd, syncnet, unimatch
+from filters.base import ClipView, Filter, Measurement
+from filters.nets import aesthetic, craft, dover, dwpose, light_asd, syncnet, unimatch
+from filters.nets.people_detector import RTDetrDetector
+from filters.pose import Pose
+from filters.vitpose import Vitpose
 
 
 def clip(path: Path) -> None:
@@ -66,11 +73,12 @@ MAKERS: dict[str, Callable[[Path], None]] = {
 }
 
 
-def stand_in(chain: Sequence[Filter]) -> None:
-    """For this process. Raises UsageError where something is missing that can't be made."""
-    missing = {name for f in chain for name in f.chosen_weights() if not weights.available(name)}
+def stand_in(chain: Sequence[Filter]) -> list[Filter]:
+    """For this process. Returns the chain that can run now."""
+    able = [without_details(f) if isinstance(f, Vitpose) else f for f in chain]
+    missing = {name for f in able for name in f.chosen_weights() if not weights.available(name)}
     if impossible := sorted(missing - MAKERS.keys()):
-        raise UsageError(f"{', '.join(impossible)} can't be made of random numbers; set `vitpose: {{details: false}}`.")
+        raise UsageError(f"{', '.join(impossible)} can't be made of random numbers.")
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     torch.manual_seed(0)
@@ -79,3 +87,35 @@ def stand_in(chain: Sequence[Filter]) -> None:
         MAKERS[name](folder / name)
     official = weights.path
     weights.path = lambda name: folder / name if name in missing else official(name)
+    return able
+
+
+def without_details(f: Vitpose) -> Vitpose:
+    have = all(weights.available(name) for name in (dwpose.DETECTOR, dwpose.POSE))
+    return f if have else f.model_copy(update={"bodies": "vitpose", "details": False})
+
+
+def find_people(clips: Sequence[Clip], decoded: Sequence[DecodedClip]) -> None:
+    """Let vitpose find in these clips those whom `pose` finds, and RT-DETR one person in every picture: with random
+    weights they would find nobody, and what comes after them would have nothing to do."""
+    pose = Pose()
+    pose.setup()
+    people: dict[str, Tracks] = {}
+    for clip, seen in zip(clips, decoded, strict=True):
+        view = ClipView(clip, seen.batches, seen.audio, {})
+        pose.measure(view)
+        assert view.tracks is not None
+        people[clip.clip_id] = view.tracks
+    detect, measure = RTDetrDetector.__call__, Vitpose.measure
+
+    def one_person(self: RTDetrDetector, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        detect(self, images)
+        return [np.multiply([[0.2, 0.05, 0.8, 1.0]], image.shape[1::-1] * 2) for image in images]
+
+    def as_pose(self: Vitpose, clip: ClipView) -> Measurement:
+        measure(self, clip)
+        clip.tracks = people[clip.clip.clip_id]
+        return Pose.Scores.of(clip.tracks)
+
+    RTDetrDetector.__call__ = one_person  # type: ignore[method-assign]
+    Vitpose.measure = as_pose  # type: ignore[method-assign]
