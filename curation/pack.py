@@ -132,6 +132,8 @@ class PackWorker:
             write_atomically(folder, shard.name, data)
             index = [index_row(clip, cut, shard.name, offsets[clip.clip_id], caption) for clip, cut, caption in packed]
             write_atomically(folder, index_name(shard.name), to_parquet(pa.Table.from_pylist(index, schema=INDEX)))
+        else:
+            drop(self.dataset, shard.name)
         self.tally.clips("done", [clip for clip, _, _ in packed])
         self.tally.failures(failures, clips)
         self.tally.part(shard.name, len(packed), began)
@@ -293,13 +295,18 @@ def shard_indexes(dataset: str) -> list[pa.Table]:
 
 def finish(dataset: str, remove: list[str]) -> int:
     """Remove outdated shards, and write the one index of all. Returns the number of packed clips."""
-    fs, path = fsspec.core.url_to_fs(f"{dataset}/{SHARDS}")
     for shard in remove:
-        for name in (index_name(shard), shard):
-            with told(dataset), suppress(FileNotFoundError):
-                fs.rm_file(f"{path}/{name}")
+        drop(dataset, shard)
     index = pa.concat_tables([INDEX.empty_table(), *shard_indexes(dataset)], promote_options="default").sort_by(
         "clip_id"
     )
     write_atomically(f"{dataset}/{SHARDS}", "index.parquet", to_parquet(index))
     return index.num_rows
+
+
+def drop(dataset: str, shard: str) -> None:
+    """Remove a shard, if it is there: first the mark that it is whole."""
+    fs, path = fsspec.core.url_to_fs(f"{dataset}/{SHARDS}")
+    for name in (index_name(shard), shard):
+        with told(dataset), suppress(FileNotFoundError):
+            fs.rm_file(f"{path}/{name}")
