@@ -45,7 +45,7 @@ from captioning.settings import Captioning
 TRIES = 3  # answers that may be cut or out of form before the clip is given up
 FAULTS = 2  # failures of a healthy server on a clip
 UNFIT = 4  # servers that were found fit, and refuse a clip as if they weren't
-LOSSES = 2  # servers that go down under a clip before it is a suspect
+LOSSES = 2  # servers that go down under a clip before it is a suspect, and then before it is to blame
 SETTLE = 1.0  # seconds after which a dying server has stopped saying that it is well
 LOOK = "look at the clip, and at the log of the server"
 
@@ -78,8 +78,8 @@ class Captioned:
 class Captioner:
     """Captions clips, many at a time. Use it in one event loop, inside `open_captioner`.
 
-    alone: its requests, one for each server, are the only ones there are. Then a server that goes down under a clip
-    is the clip's doing.
+    alone: its requests, one for each server, are the only ones there are. Then servers that go down under a clip are
+    the clip's doing.
     """
 
     def __init__(
@@ -158,9 +158,9 @@ class Captioner:
                     lost = not well or (status == BROKEN and not self.alone)
                     why = "lost" if lost else "busy" if status in BUSY else "failed"
             count[why] += 1
-            if count["lost"] and self.alone:
-                raise Refused("a server went down under it that had nothing else to do", LOOK, transient=True)
             if count["lost"] >= LOSSES:
+                if self.alone:
+                    raise Refused("servers went down under it twice that had nothing else to do", LOOK)
                 raise Suspect
             if count["unfit"] >= UNFIT:
                 raise Refused(f"{UNFIT} servers refuse it: {status} {brief(text)}", LOOK, transient=True)
