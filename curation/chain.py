@@ -111,8 +111,7 @@ class Chain:
                 for decoded, total, spent in ahead(costs):
                     check(file)
                     job = jobs.pop(0)
-                    # A later run decodes only what is still missing: the dearest tells what all of it costs.
-                    job.ms[DECODE], before = max(1000 * (spent - before), job.ms.get(DECODE, 0.0)), spent
+                    job.ms[DECODE], before = 1000 * (spent - before), spent
                     job.frames = decoded.span_frames
                     job.decoded, job.opens = total.decoded - seen.decoded, total.opens - seen.opens
                     seen = total

@@ -31,7 +31,7 @@ from curation.select import judge
 from curation.sources import FetchError
 from dataset.isolate import Child, ChildDied, ChildHung
 from dataset.records import Clip, Failure
-from dataset.tables import Table, in_threads, part_name
+from dataset.tables import in_threads, part_name
 
 Item = TypeVar("Item")
 CLIPS_PER_PART = 128
@@ -52,8 +52,8 @@ class Part:
 
 def plan(dataset: str, rows: ScoreRows, workers: int) -> list[Part]:
     """Parts to measure: new clips in new parts, and existing parts that hold stale or unfinished rows."""
-    clips = table(dataset, CLIPS)
-    done = set(table(dataset, SCORES).keys().to_pylist())
+    clips, scored = table(dataset, CLIPS), scored_parts(dataset, rows)
+    done = {i for part in scored for i in part.clips}
     done |= set(read(dataset, FAILURES, ["key"])["key"].to_pylist())
     places = clips.parts()
     found = in_threads(lambda home: passes(clips.read_part(home, ["clip_id", "source", "start"]), done), places)
@@ -61,7 +61,30 @@ def plan(dataset: str, rows: ScoreRows, workers: int) -> list[Part]:
     total = sum(len(run) for runs in new.values() for run in runs)
     size = min(CLIPS_PER_PART, max(1, total // (32 * workers)))
     parts = [Part(part_name(ids), ids, [home]) for home, runs in new.items() for ids in merged(runs, size)]
-    return parts + stale_parts(dataset, rows)
+    stale = [part for part in scored if not part.complete]
+    where = homes(dataset, CLIPS) if stale else {}
+    return parts + [Part(part.name, part.clips, sorted({where[i] for i in part.clips})) for part in stale]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A part of `scores/`. complete: nothing is left to measure of its clips under this chain and policy."""
+
+    name: str
+    clips: list[str]  # ids
+    complete: bool
+
+
+def scored_parts(dataset: str, rows: ScoreRows) -> list[Scored]:
+    scores = table(dataset, SCORES)
+
+    def look(name: str) -> Scored:
+        made = scores.read_part(name, ["clip_id", "chain", "policy"]).to_pydict()
+        ids = made.pop("clip_id")
+        same = set(zip(*made.values(), strict=True)) == {(rows.signature, rows.policy.digest)}
+        return Scored(name, ids, same or all(map(rows.complete, scores.read_part(name).to_pylist())))
+
+    return in_threads(look, scores.parts())
 
 
 def passes(clips: pa.Table, done: set[str]) -> list[list[str]]:
@@ -88,26 +111,6 @@ def chunks_of_source(items: Iterable[Item], source: Callable[[Item], str]) -> It
     for _, run in itertools.groupby(items, key=source):
         while chunk := list(itertools.islice(run, CLIPS_PER_PASS)):
             yield chunk
-
-
-def stale_parts(dataset: str, rows: ScoreRows) -> list[Part]:
-    scores = table(dataset, SCORES)
-    names = scores.parts()
-    complete = in_threads(lambda name: part_complete(scores, name, rows), names)
-    stale = [name for name, whole in zip(names, complete, strict=True) if not whole]
-    where = homes(dataset, CLIPS) if stale else {}
-    found = []
-    for name in stale:
-        ids = scores.read_part(name, ["clip_id"])["clip_id"].to_pylist()
-        found.append(Part(name, ids, sorted({where[i] for i in ids})))
-    return found
-
-
-def part_complete(scores: Table, name: str, rows: ScoreRows) -> bool:
-    made = scores.read_part(name, ["chain", "policy"])
-    if made.num_columns and set(zip(*made.to_pydict().values(), strict=True)) == {(rows.signature, rows.policy.digest)}:
-        return True
-    return all(rows.complete(row) for row in scores.read_part(name).to_pylist())
 
 
 # ---------------------------------------------------------------- the worker: one part
@@ -142,7 +145,7 @@ class MeasureWorker:
         done = [job for unit in chunks_of_source(jobs, lambda job: job.clip.source) for job in self.measure(unit)]
         good = [job for job in done if job.error is None]
         failures = [failure(job) for job in done if job.error is not None]
-        scores = self.write(part.name, good, failures, thumbs)
+        scores = self.write(part.name, good, failures, old, thumbs)
         known = {job.clip.clip_id: set(job.measured) for job in jobs}
         new = {job.clip.clip_id: job.measured.keys() - known[job.clip.clip_id] for job in good}
         with harmless():
@@ -153,7 +156,12 @@ class MeasureWorker:
         return {"done": len(done), "failed": len(done) - len(good), "filters": filters}
 
     def write(
-        self, name: str, good: list[Job], failures: list[Failure], old_thumbs: dict[str, dict[str, Any]]
+        self,
+        name: str,
+        good: list[Job],
+        failures: list[Failure],
+        old: dict[str, dict[str, Any]],
+        old_thumbs: dict[str, dict[str, Any]],
     ) -> pa.Table:
         thumbs = [
             {"clip_id": j.clip.clip_id, "jpeg": j.thumb or old_thumbs.get(j.clip.clip_id, {}).get("jpeg")} for j in good
@@ -163,7 +171,9 @@ class MeasureWorker:
         save(table(self.dataset, FAILURES), rows_of(FAILURES, failures), name)
         save(table(self.dataset, THUMBS), shown, name)
         save(table(self.dataset, TRACKS), pa.Table.from_pylist(tracks), name)
-        scores = pa.Table.from_pylist([self.rows.row(j) for j in good], schema=self.rows.schema)
+        scores = pa.Table.from_pylist(
+            [self.rows.row(j, old.get(j.clip.clip_id)) for j in good], schema=self.rows.schema
+        )
         save(table(self.dataset, SCORES), scores, name)
         return scores
 

@@ -42,14 +42,18 @@ class ScoreRows:
         self.signature = short_hash(repr((self.digests, self.cascade)))
         self.schema = score_schema(chain)
 
-    def row(self, job: Job) -> dict[str, Any]:
+    def row(self, job: Job, old: dict[str, Any] | None = None) -> dict[str, Any]:
+        """old: the clip's row of an earlier run."""
+        ms, before = dict(job.ms), dict(old["ms"]) if old else {}
+        if DECODE in before:  # a later run decodes only what is still missing: the dearest tells what all of it costs
+            ms[DECODE] = max(before[DECODE], ms.get(DECODE, 0.0))
         return {
             "clip_id": job.clip.clip_id,
             "stopped": job.stopped,
             "chain": self.signature,
             "policy": self.policy.digest,
             "versions": [(name, self.digests[name]) for name in job.measured],
-            "ms": list(job.ms.items()),
+            "ms": list(ms.items()),
             "looked": [(name, looked.model_dump()) for name, looked in job.looked.items()],
             "frames": job.frames,
             "decoded": job.decoded,
@@ -58,7 +62,9 @@ class ScoreRows:
         }
 
     def job(self, clip: Clip, row: dict[str, Any] | None, tracks: dict[str, Any] | None) -> Job:
-        """A job with the measurements that are still valid: same digest of version, parameters, weights, inputs."""
+        """A job with the measurements that are still valid: same digest of version, parameters, weights, inputs.
+
+        What decoding took is left out, so that the job tells what it took this time."""
         job = Job(clip)
         if row:
             versions, ms, looked = dict(row["versions"]), dict(row["ms"]), dict(row.get("looked") or [])
@@ -69,8 +75,6 @@ class ScoreRows:
                     job.ms[name] = ms.get(name, 0.0)
                     if name in looked:
                         job.looked[name] = Looked.model_validate(looked[name])
-            if DECODE in ms:
-                job.ms[DECODE] = ms[DECODE]
             job.frames, job.decoded, job.opens = row["frames"], row["decoded"], row["opens"]
         if tracks and job.measured:
             job.tracks = Tracks.from_row(tracks)

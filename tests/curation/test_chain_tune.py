@@ -6,16 +6,11 @@ import numpy as np
 import pytest
 import yaml
 
-from curation.chain import DECODE, Chain, Job
+from curation.chain import DECODE
 from curation.chain_tune import Step, expected, order
-from curation.policy import Policy
 from curation.recipe import Recipe
-from dataset.records import Clip
-from filters.media import Media
 from tests.curation.report_data import fabricate
 from tests.curation.test_run import s2v
-from tests.filters.builders import facts
-from tests.videos import write_video
 
 N = 2000
 
@@ -105,16 +100,6 @@ def test_filters_that_measured_nobody_are_named(tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     printed = " ".join(s2v("chain", "tune", tmp_path).split())
     assert "No clip was measured by decode, media" in printed
-
-
-def test_a_later_run_that_decodes_less_leaves_what_decoding_costs(tmp_path):
-    path = write_video(tmp_path / "a.mp4", 1)
-    clip = Clip(clip_id="c", source=str(path), source_id="s", start=0.0, end=1.0, media=facts())
-    cheap, dear = Job(clip), Job(clip, ms={DECODE: 1e6})
-    for job in (cheap, dear):
-        assert list(Chain([Media()], Policy(name="any", rules=[])).run(str(path), [job])) == [job]
-        assert job.error is None
-    assert 0 < cheap.ms[DECODE] < dear.ms[DECODE] == 1e6
 
 
 def test_without_scores_it_says_what_to_do(tmp_path, dataset):
