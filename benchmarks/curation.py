@@ -15,9 +15,10 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 from rich.console import Console
@@ -194,14 +195,14 @@ def stages(dataset: str, recipe: Recipe, policy: Policy, count: int) -> Iterator
     workers = worker_count(Resources())
     rows = ScoreRows(recipe, policy)
 
-    def run(make: partial, plan: partial) -> None:
+    def run(make: partial, plan: Callable[[], Any]) -> None:
         done = sum(result["done"] for result in run_tasks(make, plan(), Resources()))
         assert done == count, done
 
     items = (Item(f"/nowhere/{i:07d}.mp4") for i in range(count))
     yield (
         "ingest",
-        partial(run, partial(NoIngest, dataset, recipe, policy), partial(ingest.plan, dataset, items, workers)),
+        partial(run, partial(NoIngest, dataset, recipe, policy), lambda: ingest.plan(dataset, items, workers).groups),
     )
     yield "look for copies", partial(ingest.drop_copies, dataset)
     yield (

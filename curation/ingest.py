@@ -146,13 +146,21 @@ def failure(item: Item, error: str, remedy: str, *, transient: bool = False) -> 
 # ---------------------------------------------------------------- the driver: what is left to do
 
 
-def plan(dataset: str, items: Iterable[Item], workers: int) -> list[list[Item]]:
-    """The sources that are neither ingested nor known to be unreadable, in groups of one part each."""
-    known = set(read(dataset, CLIPS, ["source"])["source"].to_pylist())
-    known |= set(read(dataset, FAILURES, ["key"])["key"].to_pylist())
+@dataclass(frozen=True)
+class Plan:
+    """groups: sources to ingest, of one part each. total: how many there are with those that are ingested or failed."""
+
+    groups: list[list[Item]]
+    total: int
+
+
+def plan(dataset: str, items: Iterable[Item], workers: int) -> Plan:
+    failures = read(dataset, FAILURES, ["key", "stage"])
+    known = set(failures.filter(pc.equal(failures["stage"], "ingest"))["key"].to_pylist())
+    known |= set(read(dataset, CLIPS, ["source"])["source"].to_pylist())
     todo = [item for item in items if item.uri not in known]
     size = min(SOURCES_PER_PART, max(1, len(todo) // (8 * workers)))
-    return [todo[i : i + size] for i in range(0, len(todo), size)]
+    return Plan([todo[i : i + size] for i in range(0, len(todo), size)], len(known) + len(todo))
 
 
 def drop_copies(dataset: str) -> int:

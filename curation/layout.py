@@ -12,6 +12,7 @@ from dataset.tables import Table, in_threads
 CLIPS, SCORES, VERDICTS, TRACKS, FAILURES = "clips", "scores", "verdicts", "tracks", "failures"
 CAPTIONS = "captions"
 SHARDS = "shards"  # no table: tars, and the index of each
+SOURCES = "sources.yaml"  # no table: how many there are, with those that are yet to be ingested
 POSTERS, THUMBS = "posters", "thumbs"  # pictures: one frame of every clip; three with the tracks drawn in, if measured
 
 ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}

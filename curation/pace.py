@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from curation.layout import CAPTIONS, CLIPS, FAILURES, SCORES, SHARDS, VERDICTS
+from curation.layout import CAPTIONS, CLIPS, FAILURES, SCORES, SHARDS, SOURCES, VERDICTS
 
 WINDOW = 900.0  # seconds of the recent past, whose speed is told
 THREADS = 32  # opening files of an object store waits more than it computes
@@ -27,12 +27,13 @@ STAGES = {"ingest": CLIPS, "measure": SCORES, "caption": CAPTIONS, "pack": SHARD
 
 @dataclass(frozen=True)
 class Stage:
-    """Of clips. total: None where it can't be told: ingest alone knows its sources."""
+    """Of clips; while sources are looked through, of sources. total: None where it can't be told."""
 
     name: str
     done: int
     failed: int
     total: int | None
+    unit: str = "clips"
 
     @property
     def complete(self) -> bool:
@@ -40,16 +41,16 @@ class Stage:
 
     def __str__(self) -> str:
         if not self.total:
-            return f"{self.name} {self.done:,} clips"
+            return f"{self.name} {self.done:,} {self.unit}"
         share = 100 * (self.done + self.failed) // self.total  # 100 only when it is
-        return f"{self.name} {self.done:,} of {self.total:,} clips ({share}%)"
+        return f"{self.name} {self.done:,} of {self.total:,} {self.unit} ({share}%)"
 
 
 @dataclass(frozen=True)
 class Pace:
-    """stages: those of the run, in order. now: the one that is going on. speed: its clips a second in the last minutes;
-    None: nothing was finished yet. written: when the last file was, in seconds since 1970. finished: the last run came
-    to its end. failed: rows of failures/."""
+    """stages: those of the run, in order. now: the one that is going on. speed: what it did a second in the last few
+    minutes; None: nothing was finished yet. written: when the last file was, in seconds since 1970. finished: the last
+    run came to its end. failed: rows of failures/."""
 
     stages: tuple[Stage, ...]
     now: Stage
@@ -68,7 +69,7 @@ class Pace:
 
     @property
     def rate(self) -> str:
-        return "" if self.speed is None else f"{self.speed:.3g} clips/s"
+        return "" if self.speed is None else f"{self.speed:.3g} {self.now.unit}/s"
 
     @property
     def left(self) -> float | None:
@@ -100,6 +101,12 @@ def pace(dataset: str, now: float | None = None) -> Pace | None:
     newest = {name: max((f.written for f in files), default=0.0) for name, files in tables.items()}
     finished = (written_at(fs, f"{root}/{SHARDS}/index.parquet") or 0.0) >= max(began, *newest.values())
     current = going_on(stages, newest, began)
+    if current.name == "ingest":  # it alone is told in sources: to count them takes more than a footer
+        with ThreadPoolExecutor(THREADS) as pool:
+            counted[CLIPS] = list(pool.map(lambda f: with_sources(fs, f), tables[CLIPS]))
+        done, total = sum(f.rows for f in counted[CLIPS]), read_total(fs, f"{root}/{SOURCES}")
+        stages = (Stage("ingest", done, current.failed, total, "sources"), *stages[1:])
+        current = going_on(stages, newest, began)
     since = max(began, now - WINDOW, *(newest[t] for s, t in STAGES.items() if s != current.name))
     speed = sum(f.rows for f in counted[STAGES[current.name]] if f.written > since) / max(1.0, now - since)
     return Pace(stages, current, speed or None, max(began, *newest.values()), finished, failed)
@@ -163,6 +170,19 @@ def column(fs: Any, file: File, name: str) -> pa.ChunkedArray | None:
     try:
         with fs.open(file.path, "rb") as f:
             return pq.ParquetFile(f).read([name])[name]
+    except FileNotFoundError:
+        return None
+
+
+def with_sources(fs: Any, file: File) -> File:
+    found = column(fs, file, "source")
+    return file if found is None else replace(file, rows=pc.count_distinct(found).as_py())
+
+
+def read_total(fs: Any, path: str) -> int | None:
+    try:
+        with fs.open(path, "rb") as f:
+            return yaml.safe_load(f)["count"]
     except FileNotFoundError:
         return None
 

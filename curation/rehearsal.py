@@ -5,7 +5,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,15 @@ from captioning.settings import Captioning
 from curation import ingest, measure, pack
 from curation.layout import CLIPS, stored_rows
 from curation.policy import Policy
-from curation.recipe import Recipe, ensure_weights
-from curation.run import Settings, forget_failures, look_for_gpus, run_stage, settle, write_settings
-from curation.score_rows import ScoreRows
-from curation.select import select
+from curation.recipe import Recipe
+from curation.run import Settings, checked, prepare, settle
 from curation.sources import Item
+from curation.stages import run_stage, stages
 from curation.stored import NotADataset
 from curation.stored import settings as stored_settings
 from dataset.errors import UsageError
 from dataset.records import Clip
-from dataset.stage import Resources, Worker, start_ray
+from dataset.stage import Worker
 from dataset.tables import Table, part_name, write_atomically
 
 SAMPLE, DATASET, COSTS = "sample.jsonl", "dataset", "costs"
@@ -57,32 +56,12 @@ def rehearse(folder: str, sample: Sequence[Item], recipe: str, policy: str, cons
     hold(folder, sample)
     dataset = f"{folder}/{DATASET}"
     settings = settle([f"{folder}/{SAMPLE}"], dataset, recipe, policy)
-    chosen = settings.recipe.model_copy(update={"captioning": Captioning()})
-    chain, rows = chosen.build(), ScoreRows(chosen, settings.policy)
-    settings.policy.check({f.name(): type(f) for f in chain})
-    ensure_weights(chain)
+    chosen = settings.recipe.model_copy(update={"captioning": Captioning(), "shard_clips": SHARD_CLIPS})
     same(dataset, chosen, settings.policy)
-    write_settings(dataset, chosen, settings.policy)
-    start_ray()
-    look_for_gpus(settings)
-    resources, measuring = Resources(chosen.cpus), Resources(chosen.cpus, chosen.gpus)
-    forget_failures(dataset, everything=False)
-
-    def stage(name: str, unit: str, work: Callable[[], Worker], tasks: list[Any], warm: Warm, on: Resources) -> None:
-        make = partial(Timed, folder, name.lower(), work, warm)
-        run_stage(name, unit, make, tasks, sum(map(size, tasks)), on, console)
-
-    reading = partial(ingest.IngestWorker, dataset, chosen, settings.policy)
-    stage("Ingest", "sources", reading, ingest.plan(dataset, sample, APART), warm_ingest, resources)
-    ingest.drop_copies(dataset)
-    judging = partial(measure.MeasureWorker, dataset, chosen, settings.policy)
-    stage("Measure", "clips", judging, measure.plan(dataset, rows, APART), warm_measure, measuring)
-    select(dataset, settings.policy, [f.name() for f in chain])
-    small = chosen.model_copy(update={"shard_clips": SHARD_CLIPS})
-    writing = partial(pack.PackWorker, dataset, small)
-    shards = pack.plan(dataset, small)
-    stage("Pack", "clips", writing, shards.write, warm_pack, resources)
-    pack.finish(dataset, shards.remove)
+    prepare(replace(settings, recipe=chosen), checked(chosen, settings.policy), console)
+    for stage in stages(dataset, chosen, settings.policy, sample, lambda _: APART, console):
+        timed = partial(Timed, folder, stage.title.lower(), stage.make)
+        run_stage(replace(stage, make=timed), console)
     return settings
 
 
@@ -96,13 +75,7 @@ def same(dataset: str, recipe: Recipe, policy: Policy) -> None:
         raise UsageError("--keep holds a sample of another recipe or policy: give another folder.")
 
 
-def size(task: Any) -> int:
-    return len(task if isinstance(task, list) else task.clips)
-
-
 # ---------------------------------------------------------------- what a task took
-
-Warm = Callable[[Any, Any], object]  # worker, its first task
 
 
 @dataclass(frozen=True)
@@ -123,7 +96,6 @@ class Timed:
     folder: str
     stage: str
     make: Callable[[], Worker]
-    warm: Warm
     worker: Worker = field(init=False)
     warmed: bool = False
 
@@ -132,7 +104,7 @@ class Timed:
 
     def __call__(self, task: Any) -> dict[str, int]:
         if not self.warmed:
-            self.warm(self.worker, task)
+            WARM[self.stage](self.worker, task)
             self.warmed = True
         began = time.monotonic()
         result = self.worker(task)
@@ -183,3 +155,6 @@ def warm_measure(worker: measure.MeasureWorker, task: measure.Part) -> object:
 def warm_pack(worker: pack.PackWorker, task: pack.Shard) -> object:
     (row,) = stored_rows(worker.dataset, CLIPS, task.homes, task.clips[:1]).values()
     return worker.cut(Clip.model_validate(row).model_copy(update={"source": os.devnull}))
+
+
+WARM: dict[str, Callable[[Any, Any], object]] = {"ingest": warm_ingest, "measure": warm_measure, "pack": warm_pack}

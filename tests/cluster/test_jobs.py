@@ -17,7 +17,7 @@ from cluster.job import Condition, State
 from cluster.progress import span, sparkline, warning
 from cluster.records import Record
 from cluster.settings import Cluster, load_cluster
-from curation.layout import CLIPS, FAILURES, SCORES, VERDICTS, rows_of, table
+from curation.layout import CLIPS, FAILURES, SCORES, SOURCES, VERDICTS, rows_of, table
 from curation.pace import WINDOW
 from curation.pace import pace as pace_of_dataset
 from curation.policy import Policy, Rule
@@ -175,11 +175,30 @@ def test_what_is_measured_again_is_going_on(half_done: Dataset) -> None:
     assert found.speed
 
 
+def test_ingest_is_told_in_sources_until_all_are_looked_through(tmp_path: Path) -> None:
+    """Two sources of five clips in each part; one source can't be read."""
+    made = Dataset(tmp_path / "data", 3)
+    for number, age in enumerate((2000, 800, 60)):
+        clips = [c.model_copy(update={"source": f"/{number}-{i % 2}.mp4"}) for i, c in enumerate(made.clips(number))]
+        made.write(CLIPS, number, rows_of(CLIPS, clips), NOW - age)
+    failure = Failure(key="/no.mp4", source="/no.mp4", stage="ingest", error="empty file", remedy="remove it")
+    made.write(FAILURES, 0, rows_of(FAILURES, [failure]), NOW - 800)
+    assert pace_of_dataset(made.folder, NOW).done == "ingest 6 sources"  # type: ignore[union-attr]
+    write_atomically(made.folder, SOURCES, b"count: 10")
+    found = pace_of_dataset(made.folder, NOW)
+    assert found
+    assert (found.done, found.failures) == ("ingest 6 of 10 sources (70%)", "1 failed")
+    assert found.rate == "0.00444 sources/s"
+    assert found.left == pytest.approx(3 / (4 / WINDOW))
+    write_atomically(made.folder, SOURCES, b"count: 7")
+    assert pace_of_dataset(made.folder, NOW).done == "measure 0 of 30 clips (0%)"  # type: ignore[union-attr]
+
+
 def test_before_the_first_clip_and_without_a_dataset(tmp_path: Path) -> None:
     Dataset(tmp_path / "data", 0)
     found = pace_of_dataset(str(tmp_path / "data"), NOW)
     assert found
-    assert found.done == "ingest 0 clips"
+    assert found.done == "ingest 0 sources"
     assert pace_of_dataset(str(tmp_path / "nowhere")) is None
     with pytest.raises(UsageError, match="There is no job, dataset or run"):
         printed(str(tmp_path / "nowhere"))
