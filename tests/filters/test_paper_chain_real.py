@@ -17,6 +17,6 @@ def test_every_filter_measures_and_every_network_works():
     rows = (line.split("│")[1:-1] for line in run.stdout.splitlines() if line.startswith("│"))
     tflop = {cells[0].strip(): float(cells[4].strip() or 0) for cells in rows}
     assert {f.name() for f in load_recipe("paper").build()} <= tflop.keys()
-    networks = {"vitpose", "active_speaker", "subtitles", "aesthetic", "flow", "clarity"}  # a second is too short to sync
+    networks = {"vitpose", "active_speaker", "subtitles", "aesthetic", "flow", "clarity"}  # too short for syncnet
     assert networks == {name for name, work in tflop.items() if work} - {"all"}
     assert "the chain without the cascade" in run.stdout
