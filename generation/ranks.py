@@ -47,10 +47,9 @@ class Team:
             except (InputError, WorkError) as e:
                 failure, held[1] = e, 2 if isinstance(e, InputError) else 1
         dist.broadcast_object_list(held, src=0, device=self.device if self.device.type == "cuda" else None)
-        if failure:
-            raise failure
         if held[1]:
-            raise SystemExit(held[1])
+            leave()  # its threads may abort a process that ends while they run, and another code would be told
+            raise failure or SystemExit(held[1])
         return held[0]
 
     def share_tensor(self, make: Callable[[], Tensor]) -> Tensor:

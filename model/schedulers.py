@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
 from model.flow import TIMESTEPS, shifted
 
@@ -16,6 +15,8 @@ def make_scheduler(solver: str, steps: int, shift: float) -> Any:
 
     `sigmas` (steps + 1,) end in 0; `timesteps` (steps,) are int64, 1000 sigma cut to whole numbers.
     """
+    from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler  # seconds: not for every command
+
     common = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift, "solver_order": 2}
     scheduler: Any
     if solver == "unipc":

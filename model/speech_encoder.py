@@ -6,16 +6,18 @@ states (the embedding and 24 layers), T states over time, C their width.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from model.config import AUDIO_LAYERS
 from model.errors import CheckpointError
 from model.tensor_files import Device, Shards, assemble, on_meta, read_json
+
+if TYPE_CHECKING:
+    from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 SAMPLE_RATE = 16_000
 STRIDE, FIELD = 320, 400  # samples from one state to the next, and those that one state is made of
@@ -27,7 +29,7 @@ UNUSED = ("lm_head.", "masked_spec_embed")  # of training wav2vec2
 
 
 class SpeechEncoder:
-    def __init__(self, network: Wav2Vec2Model, normalise: Wav2Vec2FeatureExtractor):
+    def __init__(self, network: "Wav2Vec2Model", normalise: "Wav2Vec2FeatureExtractor"):
         self.network = network
         self.normalise = normalise
 
@@ -60,6 +62,8 @@ def state_count(samples: int) -> int:
 
 def load_speech_encoder(folder: Path, device: Device = "cpu") -> SpeechEncoder:
     """From `wav2vec2-large-xlsr-53-english/`, with or without its CTC head."""
+    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model  # seconds: not for every command
+
     # The network was trained on transformers 4, where the last hidden state is the one after the final LayerNorm.
     changed = {"tie_last_hidden_states": True, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
     config = read_json(folder / "config.json") | changed

@@ -4,14 +4,17 @@ import html
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ftfy
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from model.errors import CheckpointError
 from model.tensor_files import Device, Shape, Shards, assemble, on_meta, read_json, read_pth, shapes_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
 MAX_TOKENS = 512
 TIED = "encoder.embed_tokens.weight"  # another name of shared.weight
@@ -33,7 +36,7 @@ BLOCK = {
 
 
 class TextEncoder:
-    def __init__(self, network: UMT5EncoderModel, tokenizer: PreTrainedTokenizerFast, max_tokens: int = MAX_TOKENS):
+    def __init__(self, network: "UMT5EncoderModel", tokenizer: "PreTrainedTokenizerFast", max_tokens: int = MAX_TOKENS):
         self.network = network
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
@@ -67,8 +70,10 @@ def load_text_encoder(
     return TextEncoder(load_network(weights, device, dtype), load_tokenizer(tokenizer), max_tokens)
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     """From its tokenizer.json as it stands: AutoTokenizer would put T5's own splitting rules in place of umT5's."""
+    from transformers import PreTrainedTokenizerFast
+
     file = folder / "tokenizer.json"
     try:
         return PreTrainedTokenizerFast(
@@ -82,7 +87,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         raise CheckpointError(f"{file} can't be read ({error}): download it again.") from error
 
 
-def load_network(weights: Path, device: Device, dtype: torch.dtype | None) -> UMT5EncoderModel:
+def load_network(weights: Path, device: Device, dtype: torch.dtype | None) -> "UMT5EncoderModel":
+    from transformers import UMT5Config, UMT5EncoderModel  # seconds: not for every command
+
     if weights.suffix == ".pth":
         tensors = read_pth(weights)
         config = sizes(shapes_of(tensors), weights)

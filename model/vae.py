@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan
-from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 from torch import Tensor
 
 from model.config import LATENT_STRIDE
@@ -60,6 +58,9 @@ def load_vae(
     path: Path, device: Device, dtype: torch.dtype | None = torch.float32, tile: int | None = None
 ) -> VideoVAE:
     """From the official `Wan2.1_VAE.pth` or a diffusers folder `vae/`. dtype None: as stored."""
+    from diffusers import AutoencoderKLWan  # seconds: not for every command
+    from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+
     if path.suffix == ".pth":
         tensors = convert_wan_vae_to_diffusers(read_pth(path))
         config = widths(shapes_of(tensors), path)
@@ -84,6 +85,8 @@ def widths(shapes: Mapping[str, Shape], path: Path) -> dict[str, int]:
 
 def official_names(names: Iterable[str]) -> dict[str, str]:
     """{diffusers' name: official name}, by running diffusers' converter on every name the official file can have."""
+    from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+
     official = convert_wan_vae_to_diffusers({name: name for name in candidates()})
     return {name: official[name] for name in names}
 
