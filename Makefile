@@ -42,7 +42,7 @@ demo: .venv/ready  ## make sample videos, curate them, say where the report is
 	@echo "Open demo/dataset/report/index.html in a browser."
 
 test: .venv/train-ready  ## the tests: under 15 minutes on 2 cores
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not real'
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not real'
 
 test-real: .venv/train-ready .venv-serve/ready  ## slow checks: kill storms, real clips, 50,000-clip report
 	$(BIN)/python -m pytest -m real

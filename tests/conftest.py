@@ -9,6 +9,28 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; small tensors gain nothing from threads
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+LONGEST = (  # files that begin first, so that no process of `make test` waits for another's long one at the end
+    "generation/test_generate",
+    "trainer/test_run",
+    "trainer/test_parity",
+    "cluster/test_ray_cluster",
+    "curation/test_run",
+    "curation/test_caption",
+    "curation/test_kill",
+    "trainer/test_stages_in_sequence",
+    "cluster/test_metrics",
+    "model/test_lip_sync",
+    "trainer/test_encode",
+    "cluster/test_local",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

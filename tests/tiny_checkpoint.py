@@ -7,17 +7,9 @@ import sys
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor, nn
-from transformers import (
-    UMT5Config,
-    UMT5EncoderModel,
-    Wav2Vec2Config,
-    Wav2Vec2FeatureExtractor,
-    Wav2Vec2ForCTC,
-)
 
 from model import text_encoder, vae
 from model.checkpoint import NETWORK, PARTS
@@ -26,6 +18,7 @@ from model.names import to_official
 from model.network import S2VModel
 from model.speech_encoder import WEIGHT_NORM
 
+# diffusers and transformers take seconds to import, and many processes of the tests want nothing but CONFIG.
 CONFIG = S2VConfig(
     dim=64,
     ffn_dim=128,
@@ -84,8 +77,10 @@ def write_network(folder: Path, generator: torch.Generator) -> None:
     (folder / "config.json").write_text(json.dumps(CONFIG.to_official(), indent=2, sort_keys=True) + "\n")
 
 
-def write_vae(path: Path, generator: torch.Generator) -> None:
-    network = AutoencoderKLWan(base_dim=8)
+def write_vae(path: Path, generator: torch.Generator, width: int = 4) -> None:
+    from diffusers import AutoencoderKLWan
+
+    network = AutoencoderKLWan(base_dim=width)
     randomise(network, generator)
     network.decoder.conv_out.weight.data *= 0.3  # pixels stay well within [-1, 1]
     network.encoder.conv_out.weight.data *= 3  # latents spread as the official statistics say
@@ -112,6 +107,8 @@ def write_tokenizer(folder: Path) -> int:
 
 
 def write_text_encoder(path: Path, vocabulary: int, generator: torch.Generator) -> None:
+    from transformers import UMT5Config, UMT5EncoderModel
+
     width = CONFIG.text_dim
     network = UMT5EncoderModel(
         UMT5Config(vocab_size=vocabulary, d_model=width, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
@@ -122,6 +119,8 @@ def write_text_encoder(path: Path, vocabulary: int, generator: torch.Generator) 
 
 
 def write_speech_encoder(folder: Path, generator: torch.Generator) -> None:
+    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
+
     config = Wav2Vec2Config(
         hidden_size=CONFIG.audio_dim,
         num_hidden_layers=24,

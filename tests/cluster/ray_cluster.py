@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,27 +31,32 @@ class Node:
     dashboard: int = 0
     started: subprocess.Popen | None = None
 
-    def processes(self) -> list[psutil.Process]:
-        """All that run for it, also those whose parents are gone."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(MARK) == self.name:
-                    found.append(process)
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        return found
-
     def kill(self) -> None:
-        """What the loss of a machine looks like: nothing of it says goodbye."""
-        while processes := self.processes():
-            for process in processes:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-            psutil.wait_procs(processes, timeout=10)
-        if self.started:
-            self.started.wait()
-            self.started = None
+        kill([self])
+
+
+def kill(nodes: Sequence[Node]) -> None:
+    """What the loss of machines looks like: nothing of them says goodbye."""
+    names = {node.name for node in nodes}
+    while processes := processes_of(names):
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, timeout=10)
+    for node in nodes:
+        if node.started:
+            node.started.wait()
+            node.started = None
+
+
+def processes_of(names: set[str]) -> list[psutil.Process]:
+    """All that run for these nodes, also those whose parents are gone."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if process.environ().get(MARK) in names:
+                found.append(process)
+    return found
 
 
 @dataclass
@@ -76,8 +81,7 @@ class RayCluster:
         self.stop()
 
     def stop(self) -> None:
-        for node in self.nodes:
-            node.kill()
+        kill(self.nodes)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
@@ -136,11 +140,11 @@ class RayCluster:
         for file in self.folder.glob("n*/session_2*/logs/worker-*.err"):
             yield from (json.loads(line) for line in file.read_text().splitlines() if line.startswith("{"))
 
-    def wait(self, until: Callable[[], Any], seconds: float = PATIENCE) -> None:
+    def wait(self, until: Callable[[], Any], seconds: float = PATIENCE, pause: float = 0.3) -> None:
         end = time.monotonic() + seconds
         while not until():
             assert time.monotonic() < end, "\n".join(node.log.read_text()[-2000:] for node in self.nodes)
-            time.sleep(0.3)
+            time.sleep(pause)
 
 
 def free_ports(count: int) -> list[int]:

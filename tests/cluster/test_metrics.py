@@ -104,7 +104,7 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Scr
         env = cluster.environment | {"RAY_ADDRESS": f"127.0.0.1:{cluster.head.port}"}
         run = subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         scrapes = Scrapes(cluster)
-        cluster.wait(lambda: scrapes.look() and run.poll() is not None, seconds=300)
+        cluster.wait(lambda: scrapes.look() and run.poll() is not None, seconds=300, pause=2)
         assert run.returncode == 0, run.communicate()[0]
         cluster.wait(lambda: scrapes.look().sum("s2v_clips_total", stage="pack") and scrapes.names >= RAYS)
         lines = [line for file in cluster.folder.glob("*/session_2*/logs/worker-*.err") for line in file.open()]

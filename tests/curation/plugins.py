@@ -57,16 +57,19 @@ class Trouble(Filter):
 
 
 class Slow(Filter):
-    """Takes its time, so that there is something to kill."""
+    """Takes its time, so that there is something to kill; no more once the file `hurry` is there."""
 
     needs = Needs(frames=(Frames(5, 48),))
-    seconds: float = 0.3
+    seconds: float
+    hurry: str
 
     class Scores(Measurement):
         mean: float | None = score(unit="0-255", better="none")
 
     def measure(self, clip: ClipView) -> Measurement:
-        time.sleep(self.seconds)
+        end = time.monotonic() + self.seconds
+        while time.monotonic() < end and not os.path.exists(self.hurry):
+            time.sleep(0.05)
         images = clip.frames(self.needs.frames[0]).images
         return self.Scores(mean=float(sum(i.mean() for i in images) / len(images)))
 

@@ -1,7 +1,6 @@
 """`s2v caption` and `s2v curate --caption-server` on real videos and real Ray, against a fake of a vLLM server."""
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -12,33 +11,36 @@ import ray
 import webdataset
 import yaml
 
+from captioning import client, servers
 from captioning.examples import SPEAKER
 from captioning.preflight import Ready
 from captioning.servers import NoServer
 from captioning.settings import Captioning
-from curation import caption, ingest, measure, pack
+from curation import caption, pack
 from curation.layout import CAPTIONS, FAILURES, VERDICTS, read
-from curation.policy import Policy, load_policy
-from curation.recipe import Recipe
-from curation.run import forget_failures, write_settings
-from curation.score_rows import ScoreRows
-from curation.select import select
-from curation.sources import Item
+from curation.run import forget_failures
 from curation.stored import settings
 from dataset.stage import start_ray
 from tests.captioning.fake_server import FakeServer, Request, Response, default_answer
 from tests.curation.test_run import s2v
+from tests.curation.without_ray import without_ray
 from tests.videos import clicks, moving_square, write_video
 
 CLIPS = 6
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def shared_ray():
-    os.environ["COLUMNS"] = "160"
     start_ray()
     yield
     ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def quick_and_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "SETTLE", 0.05)
+    monkeypatch.setattr(servers, "PROBE", 0.05)
+    monkeypatch.setenv("COLUMNS", "160")
 
 
 @pytest.fixture(scope="module")
@@ -52,22 +54,12 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rules = [{"score": "header.duration", "min": 1, "source": "test"}]
     policy = folder / "policy.yaml"
     policy.write_text(yaml.safe_dump({"name": "test", "rules": rules}))
-    recipe = Recipe(name="test", policy=str(policy), filters=["header"], shard_clips=4)
-    work_through(folder / "videos", str(folder / "dataset"), recipe, load_policy(str(policy)))
+    recipe = folder / "recipe.yaml"
+    data = {"name": "test", "policy": str(policy), "filters": ["header"], "shard_clips": 4}
+    recipe.write_text(yaml.safe_dump(data))
+    with without_ray():
+        s2v("curate", folder / "videos", "--out", folder / "dataset", "--recipe", recipe)
     return folder
-
-
-def work_through(videos: Path, dataset: str, recipe: Recipe, policy: Policy) -> None:
-    """`s2v curate`, without the seconds that Ray takes."""
-    write_settings(dataset, recipe, policy)
-    ingest.IngestWorker(dataset, recipe, policy)([Item(str(video)) for video in sorted(videos.iterdir())])
-    for part in measure.plan(dataset, ScoreRows(recipe, policy), 1):
-        measure.MeasureWorker(dataset, recipe, policy)(part)
-    select(dataset, policy, ["header"])
-    plan = pack.plan(dataset, recipe)
-    for shard in plan.write:
-        pack.PackWorker(dataset, recipe)(shard)
-    pack.finish(dataset, plan.remove)
 
 
 @pytest.fixture
@@ -95,7 +87,7 @@ def place(row: dict) -> str:
     return json.loads(row["structured"])["background"]["place"]
 
 
-def test_captions_reach_the_shards_without_a_new_cut(curated, dataset):
+def test_captions_reach_the_shards_without_a_new_cut(shared_ray, curated, dataset):
     """A dataset that was packed before there was a server; then nothing to do; then another question."""
     before = samples(dataset)
     with FakeServer() as fake:
@@ -126,13 +118,14 @@ def test_captions_reach_the_shards_without_a_new_cut(curated, dataset):
         assert s2v("caption", dataset, "--fps", 4).count("nothing to do") == 2
         assert len(fake.requests) == asked
         assert {path.name: path.read_bytes() for path in (dataset / "shards").iterdir()} == shards
-        s2v("caption", dataset, "--fps", 4, "--again")
+        with without_ray():
+            s2v("caption", dataset, "--fps", 4, "--again")
         assert {row["rate"] for row in rows.values()} == {2.0}
         assert {row["rate"] for row in captions(dataset).values()} == {4.0}
         assert set(captions(dataset)) == set(rows)
 
 
-def test_a_clip_that_ends_its_server_takes_no_other_with_it(dataset):
+def test_a_clip_that_ends_its_server_takes_no_other_with_it(shared_ray, dataset):
     """Two workers share the server: each sees it go down, and neither knows what the other had asked."""
     bad: set[str] = set()
 
@@ -280,4 +273,5 @@ def test_check_counts_objections_and_shows_the_worst(dataset):
     ],
 )
 def test_mistakes_say_what_to_do(dataset, arguments, code, words):
-    assert words in " ".join(s2v("caption", dataset, *arguments, code=code).split())
+    with without_ray():
+        assert words in " ".join(s2v("caption", dataset, *arguments, code=code).split())

@@ -10,6 +10,7 @@ import ray
 from curation.layout import SCORES, read
 from dataset.stage import start_ray
 from tests.curation.test_run import Workshop, s2v, write_good
+from tests.curation.without_ray import without_ray
 
 
 @pytest.fixture
@@ -37,6 +38,7 @@ def test_a_full_disk_loses_nothing(small_disk: Path, tmp_path):
     assert "Traceback" not in printed
     filler.unlink()
     subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
-    s2v(*arguments)
+    with without_ray():
+        s2v(*arguments)
     assert read(str(dataset), SCORES).num_rows == 4
     ray.shutdown()

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 
 from curation.extrapolate import Sample
 from curation.forecast import Forecast, Machines, Stage, plan
@@ -15,8 +14,8 @@ from curation.rehearsal import costs, draw
 from curation.sizes import sizes
 from curation.sources import Item
 from dataset.errors import UsageError
-from dataset.stage import start_ray
 from tests.curation.test_run import Workshop, s2v
+from tests.curation.without_ray import without_ray
 from tests.videos import clicks, moving_square, write_video
 
 # ---------------------------------------------------------------- the estimator
@@ -105,14 +104,7 @@ def test_the_bottleneck_and_both_costs() -> None:
 # ---------------------------------------------------------------- for real
 
 
-@pytest.fixture(scope="module")
-def shared_ray():
-    start_ray()
-    yield
-    ray.shutdown()
-
-
-def test_a_plan_of_eight_videos_from_four(tmp_path: Path, shared_ray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_of_eight_videos_from_four(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     shop = Workshop(tmp_path)
     for i in range(7):
@@ -122,7 +114,9 @@ def test_a_plan_of_eight_videos_from_four(tmp_path: Path, shared_ray, monkeypatc
     (shop.videos / "7.mp4").write_text("<html>")
     words = ["plan", "curate", shop.videos, "--sample", 4, "--recipe", shop.recipe_file, "--workers", 8]
     words += ["--keep", tmp_path / "trial"]
-    printed = s2v(*words)
+    with without_ray():
+        printed = s2v(*words)
+        again = s2v(*words)
     assert re.search(r"8 sources hold about .* would be kept", printed)
     assert "4 of 8 sources tried" in printed
     assert "the rest goes by its bytes" in printed
@@ -132,7 +126,6 @@ def test_a_plan_of_eight_videos_from_four(tmp_path: Path, shared_ray, monkeypatc
     assert {row["stage"] for row in costs(trial).read().to_pylist()} == {"ingest", "measure", "pack"}
     assert read(f"{trial}/dataset", CLIPS).num_rows in (3, 4)
 
-    again = s2v(*words)
     assert again.count("nothing to do") == 3
     assert printed[printed.index("8 sources hold") :] == again[again.index("8 sources hold") :]
     assert "another sample" in s2v(*words, "--seed", 5, code=2)

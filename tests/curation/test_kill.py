@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,6 +16,8 @@ import webdataset
 import yaml
 
 from curation.layout import CLIPS, FAILURES, SCORES, VERDICTS, read
+from tests.curation.test_run import s2v
+from tests.curation.without_ray import without_ray
 from tests.videos import clicks, moving_square, write_video
 
 PLUGINS = Path(__file__).parent / "plugins.py"
@@ -22,17 +26,34 @@ SOURCES = 14
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory) -> Path:
-    """A recipe over short videos, with a filter slow enough to be killed in the middle."""
+    """A recipe over short videos, with a filter slow enough to be killed in the middle until `hurry` is there."""
     folder = tmp_path_factory.mktemp("kill")
     (folder / "videos").mkdir()
     for i in range(SOURCES):
         picture = lambda t, i=i: moving_square(t + i)  # noqa: E731
         write_video(folder / "videos" / f"{i:02d}.mp4", 2, picture=picture, sound=clicks(2))
     (folder / "policy.yaml").write_text("name: all\nrules: []\n")
-    filters = ["header", {f"{PLUGINS}:Slow": {"seconds": 0.4}}]
+    filters = ["header", {f"{PLUGINS}:Slow": {"seconds": 1.0, "hurry": str(folder / "hurry")}}]
     data = {"name": "slow", "policy": str(folder / "policy.yaml"), "filters": filters, "shard_clips": 4}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(data))
     return folder / "recipe.yaml"
+
+
+@contextmanager
+def in_a_hurry(recipe: Path) -> Iterator[None]:
+    hurry = recipe.with_name("hurry")
+    hurry.touch()
+    yield
+    hurry.unlink()
+
+
+@pytest.fixture(scope="module")
+def calm(recipe: Path) -> Path:
+    """What comes of it when nothing is killed."""
+    dataset = recipe.with_name("calm")
+    with in_a_hurry(recipe), without_ray():
+        s2v("curate", recipe.parent / "videos", "--out", dataset, "--recipe", recipe)
+    return dataset
 
 
 def start(recipe: Path, dataset: Path) -> subprocess.Popen:
@@ -40,10 +61,6 @@ def start(recipe: Path, dataset: Path) -> subprocess.Popen:
     env = {**os.environ, "PYTHONPATH": str(PLUGINS.parents[2])}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen(list(map(str, command)), env=env, start_new_session=True, **quiet)
-
-
-def finish(recipe: Path, dataset: Path) -> None:
-    assert start(recipe, dataset).wait(timeout=300) == 0
 
 
 def workers(driver: int) -> list[int]:
@@ -67,39 +84,41 @@ def ancestors(pid: int, parents: dict[int, int]) -> list[int]:
     return found
 
 
-def storm(recipe: Path, dataset: Path, kills: int, dice: random.Random) -> list[str]:
-    """Run and kill, until `kills` processes were killed; returns what was killed."""
-    killed: list[str] = []
+def storm(recipe: Path, dataset: Path, targets: Sequence[str], dice: random.Random) -> None:
+    """Run and kill, one target after the other: a worker, the driver, or either."""
     run = start(recipe, dataset)
-    while len(killed) < kills:
-        time.sleep(dice.uniform(0.3, 4))
-        if run.poll() is not None:  # it came to its end in between: go on with the next
-            run = start(recipe, dataset)
-            continue
-        victims = workers(run.pid)
-        if not victims and dice.random() < 0.8:
-            continue  # still starting: rarely worth a kill
-        name, victim = ("worker", dice.choice(victims)) if victims and dice.random() < 0.6 else ("driver", run.pid)
-        try:
-            os.kill(victim, signal.SIGKILL)
-            killed.append(name)
-        except ProcessLookupError:
-            continue
-        if name == "driver":
-            run.wait()
-            run = start(recipe, dataset)
+    for target in targets:
+        while not kill(target, run, dice):
+            if run.poll() is not None:  # it was killed, or came to its end in between: go on with the next
+                run = start(recipe, dataset)
     run.kill()
     run.wait()
-    return killed
 
 
-@pytest.mark.parametrize("kills", [pytest.param(4), pytest.param(20, marks=pytest.mark.real)])
-def test_a_storm_of_kills_loses_and_doubles_nothing(recipe, tmp_path, kills):
-    calm, stormy = tmp_path / "calm", tmp_path / "stormy"
-    finish(recipe, calm)
-    killed = storm(recipe, stormy, kills, random.Random(kills))
-    assert len(killed) == kills
-    finish(recipe, stormy)
+def kill(target: str, run: subprocess.Popen, dice: random.Random) -> bool:
+    """After a while. False: there was nothing of it to kill."""
+    time.sleep(dice.uniform(0.3, 4))
+    victims = workers(run.pid) if run.poll() is None else []
+    if not victims and (target == "worker" or run.poll() is not None or dice.random() < 0.8):
+        return False  # while it starts, it is rarely worth a kill
+    worker = target == "worker" or (target == "either" and victims and dice.random() < 0.6)
+    try:
+        os.kill(dice.choice(victims) if worker else run.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    if not worker:
+        run.wait()
+    return True
+
+
+@pytest.mark.parametrize(
+    "targets", [("worker", "driver"), pytest.param(("either",) * 20, marks=pytest.mark.real)], ids=len
+)
+def test_a_storm_of_kills_loses_and_doubles_nothing(recipe, calm, tmp_path, targets):
+    stormy = tmp_path / "stormy"
+    storm(recipe, stormy, targets, random.Random(len(targets)))
+    with in_a_hurry(recipe):
+        assert start(recipe, stormy).wait(timeout=300) == 0
     for name in (CLIPS, SCORES, VERDICTS):
         ids = read(str(stormy), name)["clip_id"].to_pylist()
         assert len(ids) == len(set(ids)) == SOURCES, name

@@ -100,11 +100,12 @@ def test_bfloat16_weights_are_near(network, tiny):
 
 
 @torch.inference_mode()
-def test_compiled_blocks_are_the_same(tiny):
-    """With and without motion: two lengths of the sequence."""
+@pytest.mark.parametrize("backend", ["aot_eager_decomp_partition", pytest.param("inductor", marks=pytest.mark.real)])
+def test_compiled_blocks_are_the_same(tiny, backend):
+    """With and without motion: two lengths of the sequence. The first backend is the other's without its C++."""
     network, compiled = (load_network(tiny, "cpu", torch.float32).eval() for _ in range(2))
     for block in compiled.layers:
-        block.compile()
+        block.compile(backend=backend)
     for conditions in (make(), replace(make(), motion=None)):
         assert difference(compiled(LATENT, TIMES, conditions), network(LATENT, TIMES, conditions)) < 1e-5
 

@@ -11,11 +11,20 @@ from model.errors import CheckpointError, InputError
 from model.tensor_files import on_meta, shapes_of
 from model.vae import VideoVAE, load_vae, official_names
 from tests.model import digests
+from tests.tiny_checkpoint import write_vae
 
 
 @pytest.fixture(scope="module")
-def vae(tiny: Path) -> VideoVAE:
-    return load_vae(tiny / "Wan2.1_VAE.pth", "cpu")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wider than the tiny checkpoint's: of few channels, none is like the next, and tiles differ more."""
+    file = tmp_path_factory.mktemp("vae") / "Wan2.1_VAE.pth"
+    write_vae(file, torch.Generator().manual_seed(0), width=8)
+    return file
+
+
+@pytest.fixture(scope="module")
+def vae(file: Path) -> VideoVAE:
+    return load_vae(file, "cpu")
 
 
 def smooth_video(frames: int, height: int, width: int) -> Tensor:
@@ -51,8 +60,8 @@ def test_a_frame_does_not_depend_on_later_ones(vae: VideoVAE) -> None:
     torch.testing.assert_close(vae.decode(latent[:, :2]), vae.decode(latent)[:, :5])
 
 
-def test_tiles_come_close_to_the_whole(tiny: Path, vae: VideoVAE) -> None:
-    tiled = load_vae(tiny / "Wan2.1_VAE.pth", "cpu", tile=96)
+def test_tiles_come_close_to_the_whole(file: Path, vae: VideoVAE) -> None:
+    tiled = load_vae(file, "cpu", tile=96)
     video = smooth_video(1, 96, 160)
     latent = vae.encode(video)
     assert (tiled.encode(video) - latent).std() < 0.2 * latent.std()
@@ -60,9 +69,9 @@ def test_tiles_come_close_to_the_whole(tiny: Path, vae: VideoVAE) -> None:
     assert (tiled.decode(latent) - pixels).std() < 0.2 * pixels.std()
 
 
-def test_a_tile_that_latents_don_t_divide_is_refused(tiny: Path) -> None:
+def test_a_tile_that_latents_don_t_divide_is_refused(file: Path) -> None:
     with pytest.raises(InputError, match="multiple of 32 pixels"):
-        load_vae(tiny / "Wan2.1_VAE.pth", "cpu", tile=100)
+        load_vae(file, "cpu", tile=100)
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 32, 32), (3, 5, 30, 32)])
@@ -71,11 +80,11 @@ def test_sizes_that_would_be_cut_silently_are_refused(vae: VideoVAE, shape: tupl
         vae.encode(torch.zeros(shape))
 
 
-def test_another_file_is_named(tiny: Path, tmp_path: Path) -> None:
+def test_another_file_is_named(tiny: Path, file: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"isn't Wan 2\.1's VAE"):
         load_vae(tiny / "models_t5_umt5-xxl-enc-bf16.pth", "cpu")
     cut = tmp_path / "cut.pth"
-    cut.write_bytes((tiny / "Wan2.1_VAE.pth").read_bytes()[:100_000])
+    cut.write_bytes(file.read_bytes()[:100_000])
     with pytest.raises(CheckpointError, match=r"cut\.pth is truncated"):
         load_vae(cut, "cpu")
 

@@ -53,17 +53,28 @@ def write_latents(folder: Path, kinds: tuple[str, ...] = ("speech",), clips: int
     return folder
 
 
+ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+ALONE |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+
+
 @dataclass
 class Process:
-    """`s2v train` with these options, in the background."""
+    """`s2v train` with these options, in the background. One rank alone is started as torchrun does it: without the
+    launcher, which would take as long to start as a rank."""
 
     options: list[str]
     run: Path
+    ranks: int
     process: subprocess.Popen = field(init=False)
 
     def __post_init__(self) -> None:
         command = [sys.executable, "-m", "cli", "train", *self.options]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        env = os.environ | {"TORCHDYNAMO_DISABLE": "1"}  # DeepSpeed would compile an optimiser that isn't used: seconds
+        if self.ranks == 1:
+            env |= ALONE
+        else:
+            command += ["--processes", str(self.ranks)]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=env)
 
     def wait(self, code: int = 0) -> str:
         """What was told, once it has ended."""
@@ -90,11 +101,11 @@ class Process:
 
 def start(data: Path, init: Path, run: Path, *changes: str, stage: str = "tiny", ranks: int = 2) -> Process:
     options = ["--stage", stage, "--data", str(data), "--init", str(init), "--out", str(run)]
-    return Process([*options, "--processes", str(ranks), *settings(changes)], run)
+    return Process([*options, *settings(changes)], run, ranks)
 
 
 def resume(run: Path, *changes: str, ranks: int = 2) -> Process:
-    return Process(["--resume", str(run), "--processes", str(ranks), *settings(changes)], run)
+    return Process(["--resume", str(run), *settings(changes)], run, ranks)
 
 
 def settings(changes: tuple[str, ...]) -> list[str]:
