@@ -14,22 +14,42 @@ ELSEWHERE = {"PermanentRedirect", "301", "AuthorizationHeaderMalformed", "Illega
 def put(fs: Any, target: str, data: bytes) -> None:
     """Write an object and look whether it is there: a store may say that it took one that it then doesn't have."""
     for _ in range(PUTS):
+        answer = None
         try:
-            fs.pipe_file(target, data)
+            answer = fs.pipe_file(target, data)
         except FileNotFoundError as e:  # the answer to the end of an upload in pieces was lost, and there is no second
             if code_of(e) != "NoSuchUpload":
                 raise
-        if size_of(fs, target) == len(data):
+        if holds(fs, target, data, answer):
             return
     bucket = target.split("/")[0]
     raise RunError(f"The store says that it took {target} and doesn't have it: look after the bucket {bucket}.")
 
 
+def holds(fs: Any, target: str, data: bytes, answer: Any) -> bool:
+    """Are these bytes there, or others of the same size that were to be overwritten? answer: of the store to the put.
+
+    An object is known by the tag that its put was answered with, whatever a store makes tags of. Where it has another
+    one, its bytes are read: the store may have changed it, or somebody else put the same. Of uploads in pieces (100 MB
+    and more) s3fs tells no tag, and the size has to do.
+    """
+    found = info_of(fs, target)
+    if found is None or found["size"] != len(data):
+        return False
+    tag = answer.get("ETag") if isinstance(answer, dict) else None
+    return not tag or tag == found.get("ETag") or fs.cat_file(target) == data
+
+
 def size_of(fs: Any, path: str) -> int | None:
     """Bytes of an object, asked of the store; None: it isn't there."""
+    found = info_of(fs, path)
+    return found["size"] if found else None
+
+
+def info_of(fs: Any, path: str) -> dict[str, Any] | None:
     fs.invalidate_cache(path.rsplit("/", 1)[0])
     try:
-        return fs.info(path)["size"]
+        return fs.info(path)
     except FileNotFoundError as e:
         if code_of(e) == "NoSuchBucket":
             raise

@@ -16,7 +16,7 @@ import yaml
 from curation.layout import CLIPS, FAILURES, SCORES, VERDICTS, read
 from dataset.errors import RunError
 from dataset.stage import start_ray
-from dataset.store import PUTS
+from dataset.store import PUTS, put
 from dataset.tables import Table, write_atomically
 from tests.cluster.object_store import ObjectStore, Storm, objects
 from tests.curation.test_run import PLUGINS, s2v
@@ -141,6 +141,42 @@ def test_a_put_that_is_lost_is_made_again(store: ObjectStore) -> None:
             table.write(pa.table({"clip_id": [str(i)]}))
     assert happened["lost"] > 0
     assert sorted(table.keys().to_pylist()) == [str(i) for i in range(8)]
+
+
+def test_a_lost_put_over_an_object_of_the_same_size(store: ObjectStore) -> None:
+    fs = fsspec.filesystem("s3")
+    for i in range(8):
+        write_atomically("s3://films/over", f"{i}", b"old")
+    with store.weather(Storm(lost=0.5), 2) as happened:
+        for i in range(8):
+            write_atomically("s3://films/over", f"{i}", b"new")
+    assert happened["lost"] > 0
+    assert [fs.cat_file(f"films/over/{i}") for i in range(8)] == [b"new"] * 8
+    with store.weather(Storm(lost=1), 1), pytest.raises(RunError, match="took films/over/0"):
+        write_atomically("s3://films/over", "0", b"odd")
+
+
+def test_a_store_whose_tags_mean_nothing_is_read() -> None:
+    class Tags:
+        """Others when asked than in the answer to a put."""
+
+        puts = 0
+
+        def pipe_file(self, target: str, data: bytes) -> dict[str, str]:
+            self.puts, self.data = self.puts + 1, data
+            return {"ETag": "put"}
+
+        def info(self, target: str) -> dict[str, object]:
+            return {"size": len(self.data), "ETag": "look"}
+
+        def cat_file(self, target: str) -> bytes:
+            return self.data
+
+        def invalidate_cache(self, path: str) -> None: ...
+
+    fs = Tags()
+    put(fs, "films/x", b"data")
+    assert fs.puts == 1
 
 
 def test_a_store_that_loses_every_put_ends_the_run(store: ObjectStore) -> None:
