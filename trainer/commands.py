@@ -1,6 +1,7 @@
 """The commands of this room: options and help. Everything heavy is imported by the command that needs it."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -187,7 +188,7 @@ def work(make: Callable[[], "Job"], dry_run: bool) -> None:
     from model.errors import InputError, WorkError
     from trainer.feed import Data
     from trainer.loop import Run
-    from trainer.ranks import join
+    from trainer.ranks import end_agent_too, join
 
     rank, world, _ = join()
     hear = tell if rank == 0 else (lambda text: None)
@@ -198,11 +199,13 @@ def work(make: Callable[[], "Job"], dry_run: bool) -> None:
         data = Data.open(job.data, job.stage, start, hear)
     except (UsageError, InputError) as error:
         complaint = error
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which `end_agent_too` brings, before all is said
     everywhere: list[str | None] = [None] * world  # and before the folder changes, all have looked at it
     dist.all_gather_object(everywhere, complaint and str(complaint))
-    if complaint and everywhere.index(str(complaint)) == rank:
-        raise complaint
     if any(everywhere):
+        end_agent_too()
+        if complaint and everywhere.index(str(complaint)) == rank:
+            raise complaint
         sys.exit(2)
     if rank == 0:
         for text in complaints:
@@ -216,6 +219,7 @@ def work(make: Callable[[], "Job"], dry_run: bool) -> None:
     try:
         run = Run(job, start, data, console)
     except (UsageError, InputError):
+        end_agent_too()
         if rank:
             sys.exit(2)
         raise

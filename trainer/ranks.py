@@ -4,7 +4,11 @@ DeepSpeed is told nothing of this. It shards the weights over all ranks and aver
 is right for any arrangement if the loss is scaled for it (see `trainer.update`).
 """
 
+import atexit
+import ctypes
 import os
+import signal
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -20,6 +24,7 @@ from trainer.sample import Example
 from trainer.stages import Stage
 
 PATIENCE = timedelta(minutes=30)  # a checkpoint of 260 GB may take so long on one rank while the others wait
+PR_SET_PDEATHSIG = 1  # of prctl: the signal that comes when the parent is gone
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ class Ranks:
 
 def join() -> tuple[int, int, torch.device]:
     """(rank, world, device) of the process group that torchrun started, or of this process alone."""
+    end_with_agent()
     world, device = int(os.environ.get("WORLD_SIZE", 1)), own_device()
     cuda = device.type == "cuda"
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
@@ -101,6 +107,23 @@ def join() -> tuple[int, int, torch.device]:
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(backend, timeout=PATIENCE, device_id=device if cuda else None, **options)
     return dist.get_rank(), dist.get_world_size(), device
+
+
+def end_with_agent() -> None:
+    """When torchrun is killed outright, nobody ends what it started, and its GPUs would stay taken. Linux only.
+
+    Killed, not asked to end: the ranks of other nodes would take that for the wish of all, and stop for good.
+    """
+    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def end_agent_too() -> None:
+    """As this process ends, of a mistake that all ranks know of: torchrun begins again whatever they exit with, unless
+    it is asked to end itself. Not when it has begun again already: then a node was lost, and may come back."""
+    may_try, tried = (os.environ.get(f"TORCHELASTIC_{name}", "0") for name in ("MAX_RESTARTS", "RESTART_COUNT"))
+    if int(may_try) and not int(tried) and os.environ["LOCAL_RANK"] == "0":
+        atexit.register(os.kill, os.getppid(), signal.SIGTERM)
 
 
 def arrange(stage: Stage, num_heads: int) -> Ranks:

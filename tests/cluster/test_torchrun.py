@@ -1,5 +1,6 @@
 """Training over two nodes, as torchrun sees them: two agents on loopback. One is lost; the other goes on."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from cluster.job import Job, State
 from cluster.ray_jobs import RayJobs
 from cluster.settings import Cluster
 from cluster.torchrun_on_ray import torchrun
-from tests.cluster.ray_cluster import RayCluster
+from tests.cluster.ray_cluster import ROOT, RayCluster
 from tests.trainer.runs import losses_of, rows_of, settings, write_latents
 from trainer.checkpoints import newest, read_saved
 
@@ -116,6 +117,59 @@ def test_a_job_of_ray_that_is_stopped_saves_first(tiny: Path, tmp_path: Path, mo
     found = newest(run)[0]
     assert found
     assert read_saved(found).step == len(rows_of(run))
+
+
+@pytest.mark.parametrize("mistake", ["batch=3", pytest.param("trains=[nothing]", marks=pytest.mark.real)])
+def test_a_mistake_ends_it_at_once_and_is_told_once(mistake: str, tiny: Path, tmp_path: Path) -> None:
+    """One that shows where the ranks are arranged, and one that each of them finds alone."""
+    latents, run = write_latents(tmp_path / "latents"), tmp_path / "run"
+    words = ["--stage", "tiny", "--data", str(latents), "--init", str(tiny), "--out", str(run), *settings([mistake])]
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    command = torchrun("2:2", 0, 3, f"127.0.0.1:{store.port}", "a-run", words)
+    nodes = [Node(command, tmp_path / f"node-{i}.log") for i in range(2)]
+    try:
+        wait_for(lambda: all(node.process.poll() is not None for node in nodes), nodes)
+    finally:
+        for node in nodes:
+            node.end()
+    assert all(node.process.returncode for node in nodes)
+    told = "".join(node.log.read_text() for node in nodes)
+    assert told.count({"batch=3": "does not divide over 2", "trains=[nothing]": "matches no parameter"}[mistake]) == 1
+
+
+RANK = """
+import os, sys, time
+from trainer.ranks import join
+
+rank, *_ = join()
+open(f"{sys.argv[1]}/{rank}", "w").close()
+time.sleep(600)
+"""
+
+
+def test_when_torchrun_is_killed_its_ranks_do_not_stay(tmp_path: Path) -> None:
+    (tmp_path / "rank.py").write_text(RANK)
+    words = ("--standalone", "--nproc-per-node=2", str(tmp_path / "rank.py"), str(tmp_path))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    agent = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", *words], env=environment)
+    ranks: list[psutil.Process] = []
+    try:
+        limit = time.monotonic() + 300
+        while not all((tmp_path / rank).exists() for rank in "01"):
+            assert time.monotonic() < limit
+            assert agent.poll() is None
+            time.sleep(0.1)
+        ranks = psutil.Process(agent.pid).children(recursive=True)
+        assert len(ranks) >= 2
+        agent.kill()
+        _, left = psutil.wait_procs(ranks, timeout=60)
+        assert not left
+    finally:
+        agent.kill()
+        agent.wait()
+        for rank in ranks:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                rank.kill()
 
 
 def test_the_command_line_is_torchruns(tmp_path: Path) -> None:
