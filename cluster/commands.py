@@ -168,6 +168,9 @@ def preflight(
     servers: Annotated[
         list[str], typer.Option("--caption-server", metavar="URL", help="That must answer. May be repeated.")
     ] = [],  # noqa: B006
+    train: Annotated[
+        bool, typer.Option("--train", help="For training: on `training.nodes` nodes, which must reach each other.")
+    ] = False,
     to: To = "local",
     cluster: File = "",
     changes: Changes = [],  # noqa: B006
@@ -176,10 +179,12 @@ def preflight(
 
     s2v preflight --recipe paper
     s2v preflight s3://bucket/talkers --recipe paper --to kuberay
+    s2v preflight /shared/speech --train --to slurm --with training.nodes=8
     """
     from cluster.preflight import preflight
 
-    if not preflight(recipe, home.rstrip("/"), place(to), load_cluster(cluster, changes), out, servers):
+    settings = load_cluster(cluster, changes)
+    if not preflight(recipe, home.rstrip("/"), place(to), settings, out, servers, train=train):
         raise typer.Exit(1)
 
 

@@ -34,6 +34,11 @@ class Job:
         if not NAME.fullmatch(self.name):
             raise UsageError(f"--name {self.name}: lower-case letters, digits and '-', at most 40, a letter first.")
 
+    @property
+    def for_training(self) -> bool:
+        """Does it want the nodes of `training`, not those of curation?"""
+        return self.kind == "train" or (self.kind == "preflight" and "--train" in self.argv)
+
     def attached(self, folder: str) -> tuple[str, ...]:
         """argv where the job's files lie in `folder`."""
         moved = {str(path): f"{folder}/{path.name}" for path in self.files}

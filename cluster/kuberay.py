@@ -98,7 +98,7 @@ class KubeRayJobs:
         )
 
     def image(self, job: Job) -> str:
-        key = IMAGES.get(job.kind, "curation")
+        key = IMAGES.get("train" if job.for_training else job.kind, "curation")
         if not (image := getattr(self.cluster.images, key)):
             raise UsageError(
                 f"images.{key} is empty. Build containers/{key.replace('_', '-')}.Dockerfile, push it to where the "
@@ -118,7 +118,7 @@ class KubeRayJobs:
 
     def workers(self, job: Job) -> Iterator[tuple[str, Group]]:
         groups = {"cpu": self.kuberay.cpu, "gpu": self.kuberay.gpu}
-        if job.kind == "train":
+        if job.for_training:
             asked = self.cluster.training
             name = "gpu" if asked.gpus_per_node else "cpu"
             change = {"count": asked.nodes, "most": asked.nodes, "gpus": asked.gpus_per_node}

@@ -1,7 +1,7 @@
-"""The same look at every node of a Ray cluster, and at their clocks."""
+"""The same look at every node of a Ray cluster, and at what is between them: clocks and, for training, the network."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -9,8 +9,11 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.across import across
 from cluster.checks import Check
+from cluster.checks.gpus import sum_up
 from cluster.checks.node import Answer, Asked, look
+from cluster.settings import Training
 
 PATIENCE = 600.0  # seconds; a slow all-reduce may take four minutes
 PINGS, ANSWER = 3, 30.0  # and seconds for each
@@ -22,6 +25,9 @@ class Node:
 
     def look(self, asked: Asked, name: str, gpus: int) -> Answer:
         return look(asked, name, gpus)
+
+    def sum_up(self, meet: Sequence[str], backend: str, megabytes: int, patience: float) -> float | str:
+        return sum_up(meet, backend, megabytes, patience)
 
     def now(self) -> float:
         return time.time()
@@ -39,9 +45,30 @@ def everywhere(asked: Asked, patience: float = PATIENCE) -> tuple[list[Answer], 
     ready, _ = ray.wait(list(asking), num_returns=len(asking), timeout=patience)
     answers = {asking[ref]: heard(ref, asking[ref]) for ref in ready}
     ahead = clocks({name: sitting[name] for name, answer in answers.items() if answer.versions})
+    if training := asked.training:
+        able = {name: sitting[name] for name, answer in answers.items() if can_train(nodes[name], answer, training)}
+        told = across(able, training.gpus_per_node)
+        for name, answer in answers.items():
+            answer.checks.extend([enough(len(able), training), *([told[name]] if name in told else [])])
     for actor in sitting.values():
         ray.kill(actor)
     return [answers.get(name) or silent(name, promised[name], patience) for name in nodes], ahead
+
+
+def can_train(node: dict[str, Any], answer: Answer, training: Training) -> bool:
+    """Would Ray place an agent of torchrun there?"""
+    there, gpus = node["Resources"], training.gpus_per_node
+    room = there.get("CPU", 0) >= 1 and there.get("GPU", 0) >= gpus
+    return bool(answer.versions) and room and (answer.has_gpu or not gpus)
+
+
+def enough(count: int, training: Training) -> Check:
+    gpus = training.gpus_per_node
+    what = f"{count} with {f'{gpus} GPUs' if gpus else 'a CPU'} each, of {training.nodes} that training.nodes wants"
+    if count < training.nodes:
+        remedy = "add nodes, mend what is bad above, or lower training.nodes or training.gpus_per_node"
+        return Check("nodes for training", "bad", what, remedy)
+    return Check("nodes for training", "ok", what)
 
 
 def named(nodes: Iterable[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -20,10 +20,10 @@ from cluster.hand_in import hand_in
 from cluster.job import Backend, Job, State, default_name
 from cluster.places import backend
 from cluster.preflight_report import show
-from cluster.settings import Cluster, Place
+from cluster.settings import Cluster, Place, Training
 from curation.recipe import Recipe, load_recipe
 from curation.run import changed, stored_recipe
-from dataset.errors import RunError
+from dataset.errors import RunError, UsageError
 from dataset.stage import start_ray
 
 RUN = "run.json"  # in the folder of a training run
@@ -32,19 +32,30 @@ PAUSE = 3.0  # seconds between two looks at a job
 
 
 def preflight(
-    recipe: str, home: str, to: Place, cluster: Cluster, console: Console, servers: Sequence[str] = ()
+    recipe: str,
+    home: str,
+    to: Place,
+    cluster: Cluster,
+    console: Console,
+    servers: Sequence[str] = (),
+    *,
+    train: bool = False,
 ) -> bool:
     """Check and print. Returns whether nothing is bad.
 
-    recipe '': the dataset's, or the default; none for a training run. home: a dataset or run, '' for neither. to:
-    `local` looks at this machine, or at every node of the Ray cluster that RAY_ADDRESS names, as in a job; other
-    places get a job that does so.
+    recipe '': the dataset's, or the default; none for training. home: a dataset or run, '' for neither. to: `local`
+    looks at this machine, or at every node of the Ray cluster that RAY_ADDRESS names, as in a job; other places get a
+    job that does so. train: it is for training, as always where home is a run.
     """
+    train = train or (not recipe and bool(home) and os.path.exists(f"{home}/{RUN}"))
+    if train and (recipe or servers):
+        raise UsageError("--train: training has no recipe and no caption servers.")
+    training = cluster.training if train else None
     if to != "local":
-        return elsewhere(as_job(recipe, home, servers), to, cluster, console)
+        return elsewhere(as_job(recipe, home, servers, training), to, cluster, console)
     home = home if not home or "://" in home else os.path.abspath(home)
-    wanted = recipe_of(recipe, home, servers)
-    asked = Asked(wanted, home, uuid.uuid4().hex[:8], key_from_environment())
+    wanted = None if train else recipe_of(recipe, home, servers)
+    asked = Asked(wanted, home, uuid.uuid4().hex[:8], key_from_environment(), training=training)
     try:
         answers, ahead = ask(asked)
     finally:
@@ -67,10 +78,7 @@ def ask(asked: Asked) -> tuple[list[Answer], dict[str, float]]:
     return everywhere(asked)
 
 
-def recipe_of(name: str, home: str, servers: Sequence[str]) -> Recipe | None:
-    """None: a training run, which needs none."""
-    if home and not name and os.path.exists(f"{home}/{RUN}"):
-        return None
+def recipe_of(name: str, home: str, servers: Sequence[str]) -> Recipe:
     recipe = load_recipe(name) if name else recipe_at(home) or load_recipe("embedded")
     return (
         recipe.model_copy(update={"captioning": changed(recipe.captioning, {"servers": servers})})
@@ -89,13 +97,16 @@ def recipe_at(home: str) -> Recipe | None:
 # ---------------------------------------------------------------- elsewhere
 
 
-def as_job(recipe: str, home: str, servers: Sequence[str]) -> Job:
+def as_job(recipe: str, home: str, servers: Sequence[str], training: Training | None = None) -> Job:
     """`s2v preflight` with the same arguments, as a job of the place that is to be looked at."""
     file = Path(recipe).absolute() if Path(recipe).is_file() else None
     place = os.path.abspath(home) if home and "://" not in home else home
     words = [place] if place else []
     words += ["--recipe", str(file or recipe)] if recipe else []
     words += [word for server in servers for word in ("--caption-server", server)]
+    if training:
+        sizes = {"nodes": training.nodes, "gpus_per_node": training.gpus_per_node}
+        words += ["--train", *(word for key, n in sizes.items() for word in ("--with", f"training.{key}={n}"))]
     return Job("preflight", default_name("preflight", place), ("preflight", *words), place, (file,) if file else ())
 
 

@@ -25,10 +25,17 @@ PAUSE = 1.0  # seconds after which a request to end is heard
 def torchrun(nodes: str, per_node: int, restarts: int, address: str, run_id: str, words: Sequence[str]) -> list[str]:
     """The agent's command line. nodes: `LEAST:MOST`. words: of `s2v train`."""
     return [
-        *(sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={max(1, per_node)}"),
-        *("--rdzv-backend=c10d", f"--rdzv-endpoint={address}", f"--rdzv-id={run_id}", "--rdzv-conf=is_host=0"),
+        *(sys.executable, "-m", "torch.distributed.run", *meeting(nodes, per_node, address, run_id)),
         *(f"--max-restarts={restarts}", f"--shutdown-timeout={PATIENCE}", "-m", "trainer.train", *words),
     ]
+
+
+def meeting(nodes: str, per_node: int, address: str, run_id: str) -> tuple[str, ...]:
+    """torchrun's options for agents that meet at a store which is at `address` already."""
+    return (
+        *(f"--nnodes={nodes}", f"--nproc-per-node={max(1, per_node)}", "--rdzv-backend=c10d"),
+        *(f"--rdzv-endpoint={address}", f"--rdzv-id={run_id}", "--rdzv-conf=is_host=0"),
+    )
 
 
 class Agent:

@@ -4,6 +4,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from cluster.checks import Check
 
@@ -73,26 +74,42 @@ def between_gpus() -> Check:
 
 
 def all_reduce(processes: int, backend: str, megabytes: int, patience: float = PATIENCE) -> Check:
-    """Sums over all processes, started as training is. GB/s as NCCL's own tests count them: on the bus of each GPU."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += ["-m", "cluster.checks.all_reduce", backend, str(megabytes)]
-    again = f"see why: NCCL_DEBUG=INFO python {' '.join(command[1:])}"
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    """Over processes of this node."""
+    meet = ("--standalone", f"--nproc-per-node={processes}")
+    found = sum_up(meet, backend, megabytes, patience)
+    if isinstance(found, str):
+        again = f"python {' '.join(command(meet, backend, megabytes, patience)[1:])}"
+        return Check(NAME, "bad", f"{backend} over {processes}: {found}", f"see why: NCCL_DEBUG=INFO {again}")
+    what = f"{backend} over {processes}, {{}} GB/s"
+    if backend == "nccl" and found < SLOW:
+        remedy = "look at `nvidia-smi topo -m`: no NVLink, or no peer access over PCIe (ACS, IOMMU)?"
+        return Check(NAME, "warn", what, remedy, (found,))
+    return Check(NAME, "ok", what, numbers=(found,))
+
+
+def sum_up(meet: Sequence[str], backend: str, megabytes: int, patience: float = PATIENCE) -> float | str:
+    """GB/s as NCCL's own tests count them: on the bus of each GPU. Or what went wrong.
+
+    meet: options of torchrun, by which processes of this node, and those of others, find each other as in training.
+    """
+    words = command(meet, backend, megabytes, patience)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             printed, errors = process.communicate(timeout=patience)
         except subprocess.TimeoutExpired:
             process.terminate()  # not kill: torchrun ends its processes, which hold the GPUs
             process.communicate()
-            return Check(NAME, "bad", f"{backend} over {processes} did not end in {patience:g} s", again)
+            return f"it did not end in {patience:g} s"
     told = [line for line in printed.splitlines() if line.startswith("GB/s")]
     if process.returncode or not told:
-        return Check(NAME, "bad", f"{backend} over {processes}: {complaint(errors)}", again)
-    speed = float(told[-1].split()[1])
-    what = f"{backend} over {processes}, {{}} GB/s"
-    if backend == "nccl" and speed < SLOW:
-        remedy = "look at `nvidia-smi topo -m`: no NVLink, or no peer access over PCIe (ACS, IOMMU)?"
-        return Check(NAME, "warn", what, remedy, (speed,))
-    return Check(NAME, "ok", what, numbers=(speed,))
+        return complaint(errors)
+    return float(told[-1].split()[1])
+
+
+def command(meet: Sequence[str], backend: str, megabytes: int, patience: float) -> list[str]:
+    """A process gives up in half the time, and says what it waited for."""
+    program = ("-m", "cluster.checks.all_reduce", backend, str(megabytes), f"{patience / 2:g}")
+    return [sys.executable, "-m", "torch.distributed.run", *meet, *program]
 
 
 def complaint(text: str) -> str:

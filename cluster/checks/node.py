@@ -11,6 +11,7 @@ from cluster.checks.gpus import between_gpus, gpus
 from cluster.checks.machine import cache_room, codecs, limits, shared_memory, temporary_room, versions
 from cluster.checks.recipe import servers_answer, weights_there
 from cluster.checks.store import judge_clock, round_trip, sees_mark, store_clock
+from cluster.settings import Training
 from curation.recipe import Recipe
 
 
@@ -18,7 +19,8 @@ from curation.recipe import Recipe
 class Asked:
     """What every node is asked about. recipe None: a run that needs none. home '': no dataset. token: of this look.
 
-    marked: the first node has left a mark in home, which the others must see.
+    marked: the first node has left a mark in home, which the others must see. training: the nodes that it is to have;
+    None: it is for curation.
     """
 
     recipe: Recipe | None
@@ -26,6 +28,7 @@ class Asked:
     token: str
     key: Key = None
     marked: bool = False
+    training: Training | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from cluster import across
 from cluster import preflight as module
 from cluster.checks import Check, guarded
 from cluster.checks.gpus import all_reduce, complaint, judge
@@ -19,13 +21,16 @@ from cluster.checks.machine import limits, room, shared_memory
 from cluster.checks.node import Answer, Asked, compare, look
 from cluster.checks.recipe import servers_answer, weights_there
 from cluster.checks.store import leave_mark, round_trip, sees_mark, store_clock, sweep
-from cluster.job import Condition, State
-from cluster.nodes import relative
+from cluster.job import Condition, Job, State
+from cluster.kuberay import KubeRayJobs
+from cluster.nodes import enough, relative
 from cluster.preflight import as_job, follow, preflight
 from cluster.preflight_report import show
-from cluster.settings import Cluster
+from cluster.settings import Cluster, Training
+from cluster.slurm import SlurmJobs
 from curation.recipe import Recipe, load_recipe
 from curation.run import changed
+from dataset.errors import UsageError
 from tests.captioning.fake_server import FakeServer
 
 EMBEDDED = load_recipe("embedded")
@@ -211,7 +216,7 @@ def test_a_clock_that_is_wrong_is_named() -> None:
     assert verdicts == {"n0": "ok", "n1": "ok", "n2": "warn", "n3": "bad"}
 
 
-TWO_NODES = """
+THREE_NODES = """
 import os, sys
 import ray
 from ray.cluster_utils import Cluster
@@ -219,28 +224,95 @@ import cli
 
 small = {"num_cpus": 1, "object_store_memory": 80 << 20}
 cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+cluster.add_node(**small)
 cluster.add_node(**small, num_gpus=2)  # which it hasn't
 os.environ["RAY_ADDRESS"] = cluster.address
 try:
-    cli.main(["preflight", sys.argv[1]])
+    cli.main(["preflight", *sys.argv[1:]])
 finally:
     ray.shutdown()
     cluster.shutdown()
 """
 
 
-def test_every_node_of_a_cluster(tmp_path: Path) -> None:
+def beside_ray(program: str, *words: str) -> subprocess.CompletedProcess:
     """In a process of its own: Ray remembers the token of the first cluster that a process meets."""
     env = {**os.environ, "RAY_AUTH_TOKEN": secrets.token_hex(20), "COLUMNS": "160"}
-    command = [sys.executable, "-c", TWO_NODES, str(tmp_path / "new")]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-c", program, *words]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+
+
+def test_every_node_of_a_cluster_and_the_network_between_them(tmp_path: Path) -> None:
+    training = ("--train", "--with", "training.nodes=3", "--with", "training.gpus_per_node=0")
+    done = beside_ray(THREE_NODES, str(tmp_path / "new"), *training)
     printed = done.stdout
     assert done.returncode == 1, printed + done.stderr
     assert "0 seen, of 2" in printed
     assert "is the same everywhere" in printed
-    assert "Not ready: GPUs on 2 nodes" in printed
+    assert "3 with a CPU each, of 3 that training.nodes wants" in printed
+    assert re.search(
+        r"ok +all-reduce over nodes +all 3 +gloo over 3 nodes, \S+ GB/s: 1 GB is added up in \S+ s", printed
+    )
+    assert "Not ready: GPUs on 3 nodes" in printed
     assert printed.count("codecs") == 1
     assert not list(tmp_path.iterdir())
+
+
+ONE_WITHOUT_NETWORK = """
+import ray
+from ray.cluster_utils import Cluster
+from cluster.across import across
+from cluster.nodes import sit
+
+small = {"num_cpus": 1, "object_store_memory": 80 << 20}
+cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+cluster.add_node(**small)
+cluster.add_node(**small, resources={"odd": 1}, env_vars={"GLOO_SOCKET_IFNAME": "nowhere0"})
+ray.init(cluster.address, log_to_driver=False)
+try:
+    nodes = {("odd" if "odd" in node["Resources"] else node["NodeID"]): sit(node) for node in ray.nodes()}
+    for name, check in across(nodes, 0, 60).items():
+        print(name, check.verdict, check.what)
+finally:
+    ray.shutdown()
+    cluster.shutdown()
+"""
+
+
+@pytest.mark.real  # processes wait for the one that doesn't come
+def test_the_node_that_others_do_not_reach_is_named() -> None:
+    done = beside_ray(ONE_WITHOUT_NETWORK)
+    assert re.fullmatch(
+        "odd bad gloo over 3 nodes fails, and this one gets through to no other: .*nowhere0\n", done.stdout
+    ), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("count", "broken"), [(3, {1}), (4, {0}), (5, {4}), (8, {2, 3}), (4, {0, 1, 2, 3}), (2, {1})])
+def test_who_is_told_that_the_sum_failed(count: int, broken: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that gets through to neither neighbour; all, where that tells nothing."""
+    bad = {f"n{i}" for i in broken}
+
+    def sums(sitting: object, groups: list[list[str]], *rest: object) -> dict[str, float | str]:
+        return {name: "timed out" if bad & set(group) else 1.0 for group in groups for name in group}
+
+    monkeypatch.setattr(across, "sums", sums)
+    names = [f"n{i}" for i in range(count)]
+    for pairs in across.rounds(names):
+        assert len({name for pair in pairs for name in pair}) == 2 * len(pairs)
+    told = across.across(dict.fromkeys(names), 8)
+    assert set(told) == (bad if 0 < len(bad) < count and count > 2 else set(names))
+    assert {check.verdict for check in told.values()} == {"bad"}
+
+
+def test_a_slow_network_between_nodes() -> None:
+    slow = across.judged("nccl over 4 nodes", 2.0, 32)
+    assert (slow.verdict, "NCCL_SOCKET_IFNAME" in slow.remedy) == ("warn", True)
+    assert "nccl over 4 nodes, 2 GB/s: 1 GB is added up in 0.97 s" in table([Answer("n", [slow])])[1]
+
+
+def test_too_few_nodes_for_training() -> None:
+    short = enough(3, Training(nodes=4, gpus_per_node=8))
+    assert (short.verdict, short.what) == ("bad", "3 with 8 GPUs each, of 4 that training.nodes wants")
 
 
 # ---------------------------------------------------------------- elsewhere
@@ -277,6 +349,26 @@ def test_the_job_has_the_same_arguments(tmp_path: Path, monkeypatch: pytest.Monk
         *("--caption-server", "http://gpu-1:8000"),
     )
     assert (job.kind, job.home, job.files) == ("preflight", str(tmp_path / "data"), (recipe,))
+
+
+def test_a_job_for_training_has_the_nodes_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    Path("run/run.json").touch()
+    images = {"curation": "c", "trainer": "t"}
+    cluster = Cluster.model_validate({"training": {"nodes": 8}, "images": images, "slurm": {"nodes": 2}})
+    handed: list[Job] = []
+    monkeypatch.setattr(module, "elsewhere", lambda job, *rest: handed.append(job) or True)
+    preflight("", "run", "slurm", cluster, Console())  # a run, of which nobody needs to be told
+    preflight("", "new", "slurm", cluster, Console(), train=True)
+    preflight("", "data", "slurm", cluster, Console())
+    sizes = ("--train", "--with", "training.nodes=8", "--with", "training.gpus_per_node=8")
+    assert [job.argv[2:] for job in handed] == [sizes, sizes, ()]
+    assert [SlurmJobs(cluster).size(job) for job in handed] == [(8, 8), (8, 8), (2, 0)]
+    assert [KubeRayJobs(cluster).image(job) for job in handed] == ["t", "t", "c"]
+    assert [[g.count for _, g in KubeRayJobs(cluster).workers(job)] for job in handed] == [[8], [8], [2]]
+    with pytest.raises(UsageError, match="no recipe"):
+        preflight("paper", "new", "slurm", cluster, Console(), train=True)
 
 
 def test_one_node_needs_no_dataset_and_no_recipe() -> None:
