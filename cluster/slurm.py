@@ -54,7 +54,7 @@ class SlurmJobs:
 
     def size(self, job: Job) -> tuple[int, int]:
         """Nodes, and GPUs of each."""
-        if job.kind == "train":
+        if job.for_training:
             return self.training.nodes, self.training.gpus_per_node
         if job.kind == "caption-server":
             return self.cluster.caption.replicas, self.cluster.caption.gpus
@@ -120,7 +120,7 @@ class SlurmJobs:
         if now is State.WAITING:
             run("scancel", job_id)
         elif now is State.RUNNING:
-            run("scancel", "--batch", "--signal=TERM", job_id)
+            run("scancel", "--batch", "--signal=USR2", job_id)
 
 
 def folder() -> Path:

@@ -22,12 +22,18 @@ ray_log={{ logs }}/$SLURM_JOB_NAME-$SLURM_JOB_ID.ray
 
 # shellcheck disable=SC2016
 start='prepare
-exec ray start --block --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --min-worker-port=0 \
-  --max-worker-port=0 --dashboard-agent-listen-port=0 --metrics-export-port="${S2V_METRICS_PORT:-0}" \
-  --object-store-memory={{ object_store }} "$@"'
+folder=/tmp/s2v-$SLURM_JOB_ID
+trap "kill -TERM \$! || :" TERM
+ray start --block --node-name="$SLURMD_NODENAME" --num-cpus="$SLURM_CPUS_PER_TASK" \
+  --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0 \
+  --metrics-export-port="${S2V_METRICS_PORT:-0}" --object-store-memory={{ object_store }} "$@" &
+while kill -0 $! 2> /dev/null; do wait $! || :; done
+echo "What Ray complained of on $SLURMD_NODENAME, while it ran or as it ended:"
+grep -shv "^[:{]" "$folder"/session_2*/logs/{raylet,gcs_server,worker}*.err | tail -n 100
+rm -rf "$folder"'
 
-nodes_joined() { # NUMBER: waits for so many
-  exec python - "$1" << "END"
+nodes_joined() { # NODE...: waits for these
+  exec python - "$@" << "END"
 import logging
 import os
 import socket
@@ -36,31 +42,32 @@ import time
 
 import ray
 
-wanted, until, here = int(sys.argv[1]), time.monotonic() + {{ patience }}, 0
+absent, until = set(sys.argv[1:]), time.monotonic() + {{ patience }}
 host, port = os.environ["RAY_ADDRESS"].rsplit(":", 1)
-while here < wanted and time.monotonic() < until:
+while absent and time.monotonic() < until:
     time.sleep(0.5)
     try:
         socket.create_connection((host, int(port)), 5).close()
         if not ray.is_initialized():
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        here = sum(node["Alive"] for node in ray.nodes())
+        absent = set(sys.argv[1:]) - {node["NodeName"] for node in ray.nodes() if node["Alive"]}
     except OSError:  # not up yet
         continue
-if here < wanted:
-    sys.exit(f"Ray: {here} of {wanted} nodes are there after {{ patience }} s.")
+if absent:
+    sys.exit(f"Ray: {', '.join(sorted(absent))} did not join in {{ patience }} s.")
 END
 }
 ray_is_up() {
-  run nodes_joined "$1" || { [ -n "$ended" ] || tail -n 25 "$ray_log"; leave 1; }
+  run nodes_joined "$@" || { [ -n "$ended" ] || tail -n 25 "$ray_log"; leave 1; }
 }
 
 srun "${on_head[@]}" bash -ec "$start" ray --head --temp-dir="/tmp/s2v-$SLURM_JOB_ID" \
   --node-ip-address="$ip" --port="$port" --ray-client-server-port="$client_port" --include-dashboard=false >> "$ray_log" 2>&1 &
-ray_is_up 1
+ray_is_up "$SLURMD_NODENAME"
 if [ "$others" -gt 0 ]; then
   srun "${on_others[@]}" bash -ec "$start" ray --address="$RAY_ADDRESS" >> "$ray_log" 2>&1 &
-  ray_is_up "$SLURM_JOB_NUM_NODES"
+  mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+  ray_is_up "${nodes[@]}"
 fi
 echo "Ray is up on $SLURM_JOB_NUM_NODES node(s) ($SLURM_JOB_NODELIST). What it says: $ray_log"
 

@@ -31,19 +31,21 @@ need() {
 need {{ program }}
 {% endfor %}
 
-# USR1: the time is nearly up. TERM: `s2v jobs --stop`. Both may take long: what runs saves its work first.
+# USR1: the time is nearly up, or (preempt_send_user_signal) another job is to have the nodes. USR2: `s2v jobs --stop`.
+# TERM: Slurm itself ends the job, and has decided what becomes of it. All may take long: what runs saves its work first.
 ended="" pid="" heard=""
 end() {
   heard=yes
   if [ -z "$ended" ]; then
     ended=$1
     [ -z "$pid" ] || ask_to_end || : # it may have just ended
-  elif [ "$1" = stop ]; then
-    ended=stop # it is saving already, and isn't to go on afterwards
+  elif [ "$ended" != stop ] && [ "$1" != again ]; then
+    ended=$1 # it is saving already
   fi
 }
 trap "end again" USR1
-trap "end stop" TERM
+trap "end slurm" TERM
+trap "end stop" USR2
 
 run() { # in the background, as bash hears no signal meanwhile
   [ -z "$ended" ] || return 143
@@ -52,20 +54,24 @@ run() { # in the background, as bash hears no signal meanwhile
   [ -z "$ended" ] || ask_to_end || : # the signal came before its number was known
   wait_for "$pid"
 }
-wait_for() {
+exec {pause}<> <(:) # from which nothing is ever read
+wait_for() { # not in `wait`: bash loses how something ended if a signal comes at that moment
   local code
+  while kill -0 "$1" 2> /dev/null; do read -r -t 0.2 -u "$pause" || :; done
   while :; do
     code=0 heard=""
     wait "$1" || code=$?
-    [ -n "$heard" ] || return "$code" # else a signal may have cut it short, and bash still knows how that one ended
+    [ -n "$heard" ] || return "$code" # else a signal cut it short, and bash still knows
   done
 }
 leave() {
-  if [ "$1" -ne 0 ] && [ "$ended" = again ]; then
-    echo "It is handed in again, to go on where it was."
-    scontrol requeue "$SLURM_JOB_ID"
-  elif [ "$1" -ne 0 ] && [ "$ended" = stop ]; then
-    scancel "$SLURM_JOB_ID" # such that Slurm calls it cancelled, not failed
-  fi
+  [ "$1" -ne 0 ] || exit 0
+  case "$ended $(scontrol show job "$SLURM_JOB_ID")" in
+    stop\ *) scancel "$SLURM_JOB_ID" ;; # such that Slurm calls it cancelled, not failed
+    # The second: another job is to have the nodes, of which Slurm told only what srun started, so that it may save.
+    again\ * | \ *PreemptTime=[0-9]* | slurm\ *Reason=TimeLimit*)
+      if scontrol requeue "$SLURM_JOB_ID"; then echo "It is handed in again, to go on where it was."; fi
+      ;;
+  esac
   exit "$1" # Slurm ends what still runs on the nodes
 }

@@ -23,7 +23,7 @@ SlurmctldPort={ports[0]}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=30
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -54,8 +54,8 @@ def missing() -> str:
 
 
 @contextlib.contextmanager
-def slurm_here() -> Iterator[dict[str, str]]:
-    """Variables under which Slurm's commands speak to it."""
+def slurm_here(settings: str = "") -> Iterator[dict[str, str]]:
+    """Variables under which Slurm's commands speak to it. settings: further lines of slurm.conf."""
     folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # sockets need short paths
     folder.chmod(0o755)  # munged insists on it
     (folder / "state").mkdir()
@@ -64,7 +64,8 @@ def slurm_here() -> Iterator[dict[str, str]]:
     key.write_bytes(os.urandom(64))
     conf = folder / "slurm.conf"
     user = subprocess.check_output(["id", "-un"], text=True).strip()
-    conf.write_text(CONF.format(host=socket.gethostname().split(".")[0], ports=free_ports(3), user=user, folder=folder))
+    host = socket.gethostname().split(".")[0]
+    conf.write_text(CONF.format(host=host, ports=free_ports(3), user=user, folder=folder) + settings)
     variables = {"SLURM_CONF": str(conf)}
     files = [
         f"--{name}={folder}/munge.{name.split('-')[0]}" for name in ("key-file", "socket", "pid-file", "seed-file")

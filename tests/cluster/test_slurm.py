@@ -101,19 +101,26 @@ def test_a_wrong_time_is_told_before_anything_is_sent() -> None:
 
 # ---------------------------------------------------------------- as bash runs them
 
+JOB = f"test-{os.getpid()}"
+STOPPED, AGAIN = f"scancel {JOB}", f"scontrol requeue {JOB}"
 STAND_INS = {
     "s2v": """printf '%s\\n' "$@" > {folder}/words; echo "$RAY_ADDRESS $RAY_AUTH_MODE" > {folder}/ray
 printf %s "$RAY_AUTH_TOKEN" > {folder}/token
-trap 'echo saved > {folder}/saved; exit 9' TERM
+save() { echo > {folder}/saving; until [ -e {folder}/enough ]; do sleep 0.05; done; echo saved > {folder}/saved; }
+trap "save; exit 9" TERM
 echo >> {folder}/runs; [ -z "$HOLD" ] || for i in $(seq 1000); do sleep 0.05; done; exit $CODE""",
-    "srun": """echo "$@" >> {folder}/sruns
+    "srun": """echo "$@" > {folder}/srun-$$
 while [[ $1 == --* ]]; do shift; done
 "$@" & trap "kill -TERM $!" TERM; echo $! >> {folder}/steps; wait $! || code=$?; wait $! || code=$?; exit $code""",
-    "ray": "exec sleep 60",
+    "ray": """logs=/tmp/s2v-$SLURM_JOB_ID/session_2030/logs; mkdir -p $logs
+printf ':job_id:01\\n{"message": "worker starts"}\\nFatal Python error: Aborted\\n' > $logs/$$
+mv $logs/$$ $logs/worker-$$.err
+exec sleep 60""",
     "torchrun": 'while [[ $1 != --no-python ]]; do shift; done; shift; exec "$@"',
     "python": """while read -r line; do :; done; echo 127.0.0.1 2001 2002""",
     "hostname": "echo head",
     "scontrol": """[ "$2" != hostnames ] || { printf 'n1\\nn2\\n'; exit; }
+[ "$1 $2" != "show job" ] || { echo "JobState=RUNNING Reason=None PreemptTime=None"; cat {folder}/facts; exit; }
 echo "scontrol $*" >> {folder}/told""",
     "scancel": """echo "scancel $*" >> {folder}/told
 [ "$1" != --signal=TERM ] || while read -r pid; do kill -TERM "$pid"; done < {folder}/steps""",
@@ -125,7 +132,8 @@ class Node:
     """Runs a script as the first node of two would, with commands that note how they were called."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder, self.scratch = folder, Path(f"/tmp/s2v-{JOB}")
+        self.facts("")
         (folder / "bin").mkdir()
         for name, text in STAND_INS.items():
             (folder / "bin" / name).write_text(f"#!/bin/bash\n{text.replace('{folder}', str(folder))}\n")
@@ -133,10 +141,10 @@ class Node:
 
     def start(self, job: Job, *, hold: bool = False, code: int = 0, **settings: dict) -> subprocess.Popen:
         cluster = Cluster.model_validate({"training": {"nodes": 2}, "caption": {"replicas": 2}} | settings)
-        script = self.folder / "script"
+        self.job, script = job, self.folder / "script"
         script.write_text(SlurmJobs(cluster).render(job))
         (self.folder / "state" / "slurm").mkdir(parents=True, exist_ok=True)
-        slurm = {"JOB_ID": 7, "JOB_NAME": job.name, "JOB_NUM_NODES": 2, "JOB_NODELIST": "n[1-2]", "CPUS_PER_TASK": 2}
+        slurm = {"JOB_ID": JOB, "JOB_NAME": job.name, "JOB_NUM_NODES": 2, "JOB_NODELIST": "n[1-2]", "CPUS_PER_TASK": 2}
         variables = {f"SLURM_{key}": str(value) for key, value in slurm.items()} | {"SLURMD_NODENAME": "n1"}
         variables |= {
             "HOLD": "yes" if hold else "",
@@ -154,10 +162,18 @@ class Node:
         )
         return self.process
 
-    def wait_for_runs(self, number: int = 1) -> None:
-        """Until so many commands of s2v heed signals."""
+    def facts(self, text: str) -> None:
+        """What else `scontrol show job` is to say."""
+        (self.folder / "facts").write_text(text)
+
+    def wait_for_runs(self) -> None:
+        """Until srun has started on both nodes, and what it started, or the script itself, heeds signals."""
+        self.wait_for("steps", 2)
+        self.wait_for("runs", 2 if self.job.kind == "train" else 1)
+
+    def wait_for(self, name: str, lines: int = 1) -> None:
         until = time.monotonic() + 60
-        while self.read("runs").count("\n") < number:
+        while self.read(name).count("\n") < lines:
             assert time.monotonic() < until
             assert self.process.poll() is None, self.finish()
             time.sleep(0.02)
@@ -173,6 +189,7 @@ class Node:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     def read(self, name: str) -> str:
         file = self.folder / name
@@ -198,33 +215,71 @@ def test_words_arrive_as_they_were_and_the_exit_code_comes_back(node: Node, kind
 
 
 def test_ray_is_of_the_job_alone_and_its_token_is_never_told(node: Node) -> None:
-    node.start(JOBS["curate"])
+    process = node.start(JOBS["curate"], hold=True)
+    node.wait_for_runs()
+    process.send_signal(signal.SIGUSR2)
+    (node.folder / "enough").touch()
     told = node.finish()
     token = node.read("token")
     assert node.read("ray").split() == ["127.0.0.1:2001", "token"]
     assert re.fullmatch("[0-9a-f]{64}", token)
-    assert token not in told + node.read("sruns") + "".join(
-        p.read_text() for p in (node.folder / "state/slurm").iterdir()
-    )
-    head, others = node.read("sruns").split("--nodes=")[1:]
+    sruns = [file.read_text() for file in node.folder.glob("srun-*")]
+    assert token not in told + "".join([*sruns, *(p.read_text() for p in (node.folder / "state/slurm").iterdir())])
+    head, others = sorted(sruns, key=lambda words: "--head" not in words)
     assert re.search("--nodelist=n1 .*--head", head, re.DOTALL)
     assert "--exclude=n1" in others
 
 
 @pytest.mark.parametrize(
-    ("asked", "then"),
-    [(signal.SIGTERM, "scancel 7"), (signal.SIGUSR1, "scontrol requeue 7")],
-    ids=["stop", "time is up"],
+    ("asked", "facts", "then"),
+    [
+        ([signal.SIGUSR2], "", STOPPED),
+        ([signal.SIGUSR1], "", AGAIN),
+        ([signal.SIGTERM], "", ""),
+        ([signal.SIGTERM], "PreemptTime=2030-01-01T00:00:00", ""),
+        ([signal.SIGUSR1, signal.SIGTERM], "Reason=TimeLimit", AGAIN),
+        ([signal.SIGUSR1, signal.SIGTERM], "", ""),
+        ([signal.SIGUSR1, signal.SIGUSR2], "", STOPPED),
+        ([signal.SIGUSR2, signal.SIGTERM], "PreemptTime=2030-01-01T00:00:00", STOPPED),
+    ],
+    ids=[
+        "s2v jobs --stop",
+        "the time is nearly up",
+        "scancel or scontrol requeue",
+        "scancel in the time of grace",
+        "the time is up",
+        "scancel while it saves",
+        "s2v jobs --stop while it saves",
+        "s2v jobs --stop, and it is preempted while it saves",
+    ],
 )
 @pytest.mark.parametrize("kind", ["curate", "train"])
-def test_work_is_saved_before_it_ends(node: Node, kind: str, asked: int, then: str) -> None:
+def test_work_is_saved_before_it_ends(
+    node: Node, kind: str, asked: list[signal.Signals], facts: str, then: str
+) -> None:
+    """And whether it goes on afterwards."""
+    node.facts(facts)
     process = node.start(JOBS[kind], hold=True)
-    node.wait_for_runs(2 if kind == "train" else 1)
-    process.send_signal(asked)
+    node.wait_for_runs()
+    process.send_signal(asked[0])
+    node.wait_for("saving")
+    for later in asked[1:]:  # one: of two at the same moment, bash loses one where it waits
+        process.send_signal(later)
+    (node.folder / "enough").touch()
     told = node.finish()
     assert node.read("saved") == "saved\n", told
     assert process.returncode == 9
-    assert node.read("told").splitlines()[-1] == then
+    decided = [line for line in node.read("told").splitlines() if "--signal" not in line]
+    assert decided == ([then] if then else [])
+
+
+@pytest.mark.parametrize("kind", ["curate", "train"])
+def test_when_slurm_has_told_only_what_srun_started_that_another_job_takes_the_nodes(node: Node, kind: str) -> None:
+    """As in the time of grace before a preemption: the script is told nothing, and sees how its work ends."""
+    node.facts("PreemptEligibleTime=2029-12-31T00:00:00 PreemptTime=2030-01-01T00:00:00")
+    process = node.start(JOBS[kind], code=3)
+    assert "It is handed in again" in node.finish()
+    assert (process.returncode, node.read("told")) == (3, f"{AGAIN}\n")
 
 
 def test_what_has_ended_well_meanwhile_is_not_handed_in_again(node: Node) -> None:
@@ -238,10 +293,29 @@ def test_what_has_ended_well_meanwhile_is_not_handed_in_again(node: Node) -> Non
     assert (process.returncode, node.read("told")) == (0, "")
 
 
+def test_of_ray_its_complaints_stay_and_its_folder_goes(node: Node) -> None:
+    process = node.start(JOBS["curate"], hold=True)
+    node.wait_for_runs()
+    until = time.monotonic() + 60
+    while len(list(node.scratch.rglob("worker-*.err"))) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    process.kill()
+    for pid in node.read("steps").split():  # what still runs on the nodes, Slurm ends
+        os.kill(int(pid), signal.SIGTERM)
+    while node.scratch.exists():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    said = node.read(f"state/slurm/{JOBS['curate'].name}-{JOB}.ray")
+    assert "What Ray complained of on n1" in said
+    assert "Fatal Python error: Aborted" in said
+    assert "worker starts" not in said
+
+
 def test_training_begins_again_when_too_few_nodes_are_left(node: Node) -> None:
     node.start(JOBS["train"], code=1, training={"nodes": 4, "least": 3})
     assert "Too few nodes" in node.finish()
-    assert node.read("told") == "scontrol requeue 7\n"
+    assert node.read("told") == f"{AGAIN}\n"
 
 
 def test_servers_tell_their_addresses(node: Node) -> None:

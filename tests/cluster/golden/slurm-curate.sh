@@ -35,19 +35,21 @@ need s2v
 need ray
 need python
 
-# USR1: the time is nearly up. TERM: `s2v jobs --stop`. Both may take long: what runs saves its work first.
+# USR1: the time is nearly up, or (preempt_send_user_signal) another job is to have the nodes. USR2: `s2v jobs --stop`.
+# TERM: Slurm itself ends the job, and has decided what becomes of it. All may take long: what runs saves its work first.
 ended="" pid="" heard=""
 end() {
   heard=yes
   if [ -z "$ended" ]; then
     ended=$1
     [ -z "$pid" ] || ask_to_end || : # it may have just ended
-  elif [ "$1" = stop ]; then
-    ended=stop # it is saving already, and isn't to go on afterwards
+  elif [ "$ended" != stop ] && [ "$1" != again ]; then
+    ended=$1 # it is saving already
   fi
 }
 trap "end again" USR1
-trap "end stop" TERM
+trap "end slurm" TERM
+trap "end stop" USR2
 
 run() { # in the background, as bash hears no signal meanwhile
   [ -z "$ended" ] || return 143
@@ -56,21 +58,25 @@ run() { # in the background, as bash hears no signal meanwhile
   [ -z "$ended" ] || ask_to_end || : # the signal came before its number was known
   wait_for "$pid"
 }
-wait_for() {
+exec {pause}<> <(:) # from which nothing is ever read
+wait_for() { # not in `wait`: bash loses how something ended if a signal comes at that moment
   local code
+  while kill -0 "$1" 2> /dev/null; do read -r -t 0.2 -u "$pause" || :; done
   while :; do
     code=0 heard=""
     wait "$1" || code=$?
-    [ -n "$heard" ] || return "$code" # else a signal may have cut it short, and bash still knows how that one ended
+    [ -n "$heard" ] || return "$code" # else a signal cut it short, and bash still knows
   done
 }
 leave() {
-  if [ "$1" -ne 0 ] && [ "$ended" = again ]; then
-    echo "It is handed in again, to go on where it was."
-    scontrol requeue "$SLURM_JOB_ID"
-  elif [ "$1" -ne 0 ] && [ "$ended" = stop ]; then
-    scancel "$SLURM_JOB_ID" # such that Slurm calls it cancelled, not failed
-  fi
+  [ "$1" -ne 0 ] || exit 0
+  case "$ended $(scontrol show job "$SLURM_JOB_ID")" in
+    stop\ *) scancel "$SLURM_JOB_ID" ;; # such that Slurm calls it cancelled, not failed
+    # The second: another job is to have the nodes, of which Slurm told only what srun started, so that it may save.
+    again\ * | \ *PreemptTime=[0-9]* | slurm\ *Reason=TimeLimit*)
+      if scontrol requeue "$SLURM_JOB_ID"; then echo "It is handed in again, to go on where it was."; fi
+      ;;
+  esac
   exit "$1" # Slurm ends what still runs on the nodes
 }
 on_head=(--nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" --cpus-per-task="$SLURM_CPUS_PER_TASK")
@@ -99,12 +105,18 @@ ray_log=/home/you/.local/state/s2v/slurm/$SLURM_JOB_NAME-$SLURM_JOB_ID.ray
 
 # shellcheck disable=SC2016
 start='prepare
-exec ray start --block --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --min-worker-port=0 \
-  --max-worker-port=0 --dashboard-agent-listen-port=0 --metrics-export-port="${S2V_METRICS_PORT:-0}" \
-  --object-store-memory=1073741824 "$@"'
+folder=/tmp/s2v-$SLURM_JOB_ID
+trap "kill -TERM \$! || :" TERM
+ray start --block --node-name="$SLURMD_NODENAME" --num-cpus="$SLURM_CPUS_PER_TASK" \
+  --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0 \
+  --metrics-export-port="${S2V_METRICS_PORT:-0}" --object-store-memory=1073741824 "$@" &
+while kill -0 $! 2> /dev/null; do wait $! || :; done
+echo "What Ray complained of on $SLURMD_NODENAME, while it ran or as it ended:"
+grep -shv "^[:{]" "$folder"/session_2*/logs/{raylet,gcs_server,worker}*.err | tail -n 100
+rm -rf "$folder"'
 
-nodes_joined() { # NUMBER: waits for so many
-  exec python - "$1" << "END"
+nodes_joined() { # NODE...: waits for these
+  exec python - "$@" << "END"
 import logging
 import os
 import socket
@@ -113,31 +125,32 @@ import time
 
 import ray
 
-wanted, until, here = int(sys.argv[1]), time.monotonic() + 300, 0
+absent, until = set(sys.argv[1:]), time.monotonic() + 300
 host, port = os.environ["RAY_ADDRESS"].rsplit(":", 1)
-while here < wanted and time.monotonic() < until:
+while absent and time.monotonic() < until:
     time.sleep(0.5)
     try:
         socket.create_connection((host, int(port)), 5).close()
         if not ray.is_initialized():
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        here = sum(node["Alive"] for node in ray.nodes())
+        absent = set(sys.argv[1:]) - {node["NodeName"] for node in ray.nodes() if node["Alive"]}
     except OSError:  # not up yet
         continue
-if here < wanted:
-    sys.exit(f"Ray: {here} of {wanted} nodes are there after 300 s.")
+if absent:
+    sys.exit(f"Ray: {', '.join(sorted(absent))} did not join in 300 s.")
 END
 }
 ray_is_up() {
-  run nodes_joined "$1" || { [ -n "$ended" ] || tail -n 25 "$ray_log"; leave 1; }
+  run nodes_joined "$@" || { [ -n "$ended" ] || tail -n 25 "$ray_log"; leave 1; }
 }
 
 srun "${on_head[@]}" bash -ec "$start" ray --head --temp-dir="/tmp/s2v-$SLURM_JOB_ID" \
   --node-ip-address="$ip" --port="$port" --ray-client-server-port="$client_port" --include-dashboard=false >> "$ray_log" 2>&1 &
-ray_is_up 1
+ray_is_up "$SLURMD_NODENAME"
 if [ "$others" -gt 0 ]; then
   srun "${on_others[@]}" bash -ec "$start" ray --address="$RAY_ADDRESS" >> "$ray_log" 2>&1 &
-  ray_is_up "$SLURM_JOB_NUM_NODES"
+  mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+  ray_is_up "${nodes[@]}"
 fi
 echo "Ray is up on $SLURM_JOB_NUM_NODES node(s) ($SLURM_JOB_NODELIST). What it says: $ray_log"
 
