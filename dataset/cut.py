@@ -34,8 +34,6 @@ def cut_clip(path: str | Readable, start: float, end: float) -> Cut:
     out = io.BytesIO()
     with open_source(path, Counters()) as source:
         sound = read_audio(source, start, end, rate=SOUND_RATE, layout="stereo") if source.audio else None
-        if sound is not None or start > 0:
-            source.seek(start, source.video)
         with av.open(out, "w", format="mp4", options={"fflags": "+bitexact"}) as target:
             count = write_clip(target, source, span_frames(source, start, end), sound)
             size = (target.streams.video[0].width, target.streams.video[0].height) if count else (0, 0)
@@ -47,7 +45,7 @@ def cut_clip(path: str | Readable, start: float, end: float) -> Cut:
 def span_frames(source: Source, start: float, end: float) -> Iterator[tuple[float, Any]]:
     """(seconds from start, upright yuv420p frame with even sides) of the span."""
     straight, turned = Painter(source, None, "yuv420p"), Painter(source, None)
-    for time, frame in source.frames():
+    for time, frame in source.frames_from(start):
         if time >= end - 1e-4:
             return
         if time >= start - 1e-4:

@@ -10,17 +10,24 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
 from typing import Any, Protocol
 
 import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from dataset.stamps import own_stamps, paced
+
 AUDIO_RATE = 16_000  # Hz
 MAX_SHORT_SIDE = 2160  # "native" frames above this would not fit in memory for a whole clip
 JITTER = 0.004  # seconds by which a frame may come early and still open its slot
 SEEK_GAP = 2.0  # seconds between two spans above which seeking beats decoding through
 NO_INDEX = "mpegts", "mpeg"  # formats where seeking lands on any packet; decoding begins with the keyframe behind it
+WRAP = 2**33 / 90_000  # seconds after which the clock of these formats begins anew
+SOUND_RUN_UP = 2.0  # seconds of sound before the wanted time: codecs need some, and stamps may lie a second apart
+JUMP = 10.0  # seconds back that no order of frames explains
 RUN_UPS = 0, 1, 4, 16, 64  # seconds before the wanted time from where they are tried, and then from the beginning
 
 
@@ -94,10 +101,23 @@ class Opened:
         self.container = container
         self.audio = container.streams.best("audio")
         self.zero = (container.start_time or 0) / av.time_base
+        self.midway = False  # whether reading goes on from somewhere behind the beginning
+        self.unindexed = container.format.name in NO_INDEX
+        if self.unindexed:
+            # Not every frame has a stamp there, and the ones that libav makes up after a seek are wrong.
+            container.flags |= av.container.Flags.no_fillin.value
 
-    def decoded(self, packets: Iterator[Any]) -> Iterator[Any]:
-        """Frames of a packet stream; a damaged packet loses its frames, not the file (as every player does)."""
-        for packet in packets:
+    def seconds(self, stamp: int, time_base: Fraction) -> float:
+        """A stamp on the clock that starts at zero."""
+        time = float(stamp * time_base) - self.zero
+        if self.unindexed:  # what begins just before zero may read as the end of the clock
+            time = (time + 60) % WRAP - 60  # a minute is what libav allows for, too
+        return time
+
+    def decoded(self, stream: Any) -> Iterator[Any]:
+        """Frames of a stream; a damaged packet loses its frames, not the file (as every player does)."""
+        packets = self.container.demux(stream)
+        for packet in own_stamps(packets, self.midway) if self.unindexed else packets:
             try:
                 yield from packet.decode()
             except av.error.InvalidDataError:
@@ -105,7 +125,20 @@ class Opened:
 
     def seek(self, time: float, stream: Any) -> None:
         """To the keyframe of `stream` at or before `time` seconds."""
-        self.container.seek(int((time + self.zero) / stream.time_base), stream=stream)
+        target = int((time + self.zero) / stream.time_base)
+        self.midway = target > (stream.start_time or 0)
+        try:
+            self.container.seek(target, stream=stream)
+        except PermissionError:  # what libav says of a time before all others, or if it finds none
+            self.rewind(stream)
+
+    def rewind(self, stream: Any) -> None:
+        self.midway = False
+        try:
+            self.container.seek(int((self.zero - 60) / stream.time_base), stream=stream, backward=False)
+        except PermissionError as e:
+            remedy = "convert it, for example with `ffmpeg -i FILE NEW.mp4`"
+            raise MediaError(f"no way to a place in a file of type {self.container.format.name}", remedy) from e
 
 
 class Source(Opened):
@@ -123,35 +156,45 @@ class Source(Opened):
         self.guessed_times = "avi" in container.format.name
 
     def seek(self, time: float, stream: Any) -> None:
-        if stream.type == "video" and self.container.format.name in NO_INDEX:
-            time -= self.run_up(time)
         super().seek(0.0 if self.guessed_times else time, stream)
 
-    def run_up(self, time: float) -> float:
-        """Seconds before `time` to seek to, so that the first frame that is decoded lies at or before it."""
-        for back in RUN_UPS:
-            if back >= time:
+    def frames_from(self, time: float) -> Iterator[tuple[float, Any]]:
+        """`frames`, the first of which lies at or before `time` seconds, where the source has one.
+
+        Seeking alone may land behind it: where there is no index on any packet, and else on a keyframe that is decoded
+        before `time`, but shown after it.
+        """
+        for back in (*(back for back in RUN_UPS if back < time), time + 60):
+            self.seek(time - back, self.video)
+            frames = self.frames()
+            first = next(frames, None)
+            if first and first[0] <= time + 1e-4:
                 break
-            super().seek(time - back, self.video)
-            first, _ = next(self.frames(), (math.inf, None))
-            if first <= time + 1e-4:
-                return back
-        return time + 10  # the first packet's decoding time lies before zero
+        return chain([first] if first else [], frames)
 
     def frames(self) -> Iterator[tuple[float, Any]]:
-        """(seconds, frame) in presentation order from where the container stands."""
-        zero, time = self.zero, None
-        for frame in self.decoded(self.container.demux(self.video)):
+        """(seconds, frame) in presentation order from where the container stands; times ascend."""
+        return paced(self.stamped(), 1 / float(self.video.average_rate or 25))
+
+    def stamped(self) -> Iterator[tuple[float | None, Any]]:
+        """(seconds by its own stamp, frame). Raises MediaError if time jumps back: it would name two places."""
+        first, last = None, -math.inf
+        for frame in self.decoded(self.video):
             self.counters.decoded += 1
             stamp = frame.dts if self.guessed_times else frame.pts
-            if stamp is not None:
-                if time is None and self.guessed_times:
-                    zero = float(stamp * self.video.time_base)
-                time = float(stamp * self.video.time_base) - zero
-            elif time is not None:  # the frames a decoder still held at the end may carry no stamp
-                time += 1 / float(self.video.average_rate or 25)
-            else:
+            if stamp is None:
+                yield None, frame
                 continue
+            time = self.seconds(stamp, self.video.time_base)
+            if self.guessed_times:
+                first = time if first is None else first
+                time -= first
+            if time < last - JUMP:
+                raise MediaError(
+                    f"its clock jumps back from {last:.1f} to {time:.1f} s",
+                    "remux it, for example with `ffmpeg -i FILE -c copy NEW.mkv`, or give its parts one by one",
+                )
+            last = time
             yield time, frame
 
 
@@ -279,18 +322,14 @@ def read_clips(
 
     spans: (start, end) in seconds, ascending, not overlapping. needs: the samplings wanted of each span; the ones
     that share a size share their pictures. One container is opened, and every frame is decoded at most once
-    (but for a few where `Source.run_up` looks for a keyframe).
+    (but for a few where `Source.frames_from` looks for a keyframe).
     """
     with open_source(path, counters) as source:
         sound = read_audio(source, spans[0][0], spans[-1][1])[0] if audio and source.audio else None
-        if sound is not None or spans[0][0] > 0:
-            source.seek(spans[0][0], source.video)
         painters = {need.short_side: Painter(source, need.short_side) for need in needs}
-        stream, pending = source.frames(), None
         for number, (start, end) in enumerate(spans):
-            if number and start - spans[number - 1][1] > SEEK_GAP:
-                source.seek(start, source.video)
-                stream, pending = source.frames(), None
+            if not number or start - spans[number - 1][1] > SEEK_GAP:
+                stream, pending = source.frames_from(start), None
             samplers = [Sampler(need) for need in needs]
             count, until = 0, 0.0
             while pending is not None or (pending := next(stream, None)) is not None:
@@ -339,12 +378,12 @@ def read_audio_until(
     out = np.zeros((channels, max(1, round((end - start) * rate))), np.float32)
     stream = source.audio
     if start > 0:
-        source.seek(max(0.0, start - 0.5), stream)  # before the start: codecs need a run-up
+        source.seek(start - SOUND_RUN_UP, stream)
     resampler, cursor, shape, reached = None, 0, None, 0
-    for frame in source.decoded(source.container.demux(stream)):
-        if frame.pts is None:
+    for frame in source.decoded(stream):
+        if frame.pts is None and resampler is None:
             continue
-        begin = float(frame.pts * frame.time_base) - source.zero - start
+        begin = cursor / rate if frame.pts is None else source.seconds(frame.pts, frame.time_base) - start
         if begin > end - start:
             break
         now = (frame.format.name, frame.layout.name, frame.sample_rate)

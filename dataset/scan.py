@@ -22,48 +22,55 @@ def scan(path: str, counters: Counters, see: Callable[[float, np.ndarray], None]
     with open_source(path, counters) as source:
         painter = Painter(source, short_side, "bgr24")
         source.video.codec_context.options = {"skip_loop_filter": "all"}  # invisible at this size
-        count, last, rotated = 0, 0.0, False
+        count, first, last, rotated = 0, 0.0, 0.0, False
         for time, frame in source.frames():
             if count == 0:
-                rotated = round(frame.rotation / 90) % 2 == 1
+                first, rotated = time, round(frame.rotation / 90) % 2 == 1
             count, last = count + 1, max(last, time)
             see(time, painter(frame))
         if count < 2:
             raise MediaError(f"only {count} frame could be decoded", "not a video, or damaged: download it again")
-        duration = last * count / (count - 1)
+        fps = (count - 1) / (last - first)
+        duration = last + 1 / fps
         check_complete(source.container, source.video, duration)
-        return media_facts(source, count, duration, rotated, os.path.getsize(path))
+        return media_facts(source, count, fps, duration, rotated, os.path.getsize(path))
 
 
 def probe(path: str, counters: Counters) -> MediaFacts:
     """What the header says, without decoding: duration and frame count are its claims."""
     with open_source(path, counters) as source:
         video = source.video
-        ticks = video.duration * video.time_base if video.duration else (source.container.duration or 0) / av.time_base
-        duration = float(ticks)
+        duration = stated_duration(source.container, video)
         if duration <= 0:
             raise MediaError("the header states no duration", "remux the file, for example with `ffmpeg -c copy`")
         frames = video.frames or round(duration * float(video.average_rate or 25))
-        return media_facts(source, frames, duration, False, os.path.getsize(path))
+        return media_facts(source, frames, frames / duration, duration, False, os.path.getsize(path))
+
+
+def stated_duration(container: Any, video: Any) -> float:
+    """Seconds from time zero that the header states for the pictures, or else for the file; 0: none."""
+    if video.duration:
+        return float(video.duration * video.time_base)
+    start = container.start_time or 0 if "matroska" in container.format.name else 0  # only there it counts along
+    return max(0, (container.duration or 0) - start) / av.time_base
 
 
 def check_complete(container: Any, video: Any, duration: float) -> None:
-    promised = float(video.duration * video.time_base) if video.duration else 0.0
-    if not promised and any(name in container.format.name for name in EXACT_DURATION) and not container.streams.audio:
-        promised = (container.duration or 0) / av.time_base
+    exact = any(name in container.format.name for name in EXACT_DURATION) and not container.streams.audio
+    promised = stated_duration(container, video) if video.duration or exact else 0.0
     if promised - duration > max(0.5, 0.1 * promised):
         raise MediaError(
             f"truncated: {duration:.1f} of {promised:.1f} s could be decoded", "download or copy the file again"
         )
 
 
-def media_facts(source: Source, frames: int, duration: float, rotated: bool, size: int) -> MediaFacts:
+def media_facts(source: Source, frames: int, fps: float, duration: float, rotated: bool, size: int) -> MediaFacts:
     video, audio = source.video, source.audio
     width, height = square_pixels(video.width, video.height, float(video.sample_aspect_ratio or 1))
     return MediaFacts(
         width=height if rotated else width,
         height=width if rotated else height,
-        fps=frames / duration,
+        fps=fps,
         duration=duration,
         frames=frames,
         video_codec=video.codec_context.name,

@@ -15,6 +15,19 @@ def grey_ramp(time: float, height: int = 96, width: int = 128) -> np.ndarray:
     return np.full((height, width, 3), min(255, round(20 + 10 * time)), np.uint8)
 
 
+def numbered(time: float, height: int = 96, width: int = 192, fps: int = 25) -> np.ndarray:
+    """A picture that shows the number of its frame as twelve bars, the bits."""
+    bits = round(time * fps) >> np.arange(12) & 1
+    row = np.where(bits, 235, 20).astype(np.uint8).repeat(width // 12)
+    return np.broadcast_to(row[None, :, None], (height, width, 3)).copy()
+
+
+def number_of(image: np.ndarray) -> int:
+    """What `numbered` has written into a picture of any size."""
+    middles = (np.arange(12) + 0.5) / 12 * image.shape[1]
+    return int(((image[:, middles.astype(int)].mean((0, 2)) > 128) << np.arange(12)).sum())
+
+
 def moving_square(time: float, height: int = 96, width: int = 128) -> np.ndarray:
     image = np.full((height, width, 3), 90, np.uint8)
     x = int((width - 24) * (0.5 + 0.5 * np.sin(2 * time)))
@@ -45,6 +58,7 @@ def write_video(
     times: list[float] | None = None,
     aspect: Fraction | None = None,
     gop: int = 12,
+    b_frames: int | None = None,
 ) -> Path:
     """Encode `picture` (and `sound`, mono float32 at 48 kHz) into `path`; `times` overrides the constant frame rate."""
     times = times if times is not None else [i / fps for i in range(round(seconds * fps))]
@@ -54,7 +68,10 @@ def write_video(
         video.height, video.width = first.shape[:2]
         video.pix_fmt = pix_fmt
         video.gop_size = gop
-        video.codec_context.time_base = Fraction(1, 90_000)
+        if b_frames is not None:
+            video.codec_context.max_b_frames = b_frames
+        tick = Fraction(1, fps) if codec == "mpeg2video" else Fraction(1, 90_000)
+        video.codec_context.time_base = tick
         if aspect:
             video.codec_context.sample_aspect_ratio = aspect
         if codec == "libx264":
@@ -62,7 +79,7 @@ def write_video(
         audio = target.add_stream(sound_codec, rate=48_000, layout="mono") if sound is not None else None
         for time in times:
             frame = av.VideoFrame.from_ndarray(picture(time), "rgb24")
-            frame.pts, frame.time_base = round(time * 90_000), Fraction(1, 90_000)
+            frame.pts, frame.time_base = round(time / tick), tick
             target.mux(video.encode(frame))
         target.mux(video.encode(None))
         if audio is not None and sound is not None:

@@ -8,9 +8,9 @@ import av
 import numpy as np
 import pytest
 
-from dataset.media import AUDIO_RATE, Counters, DecodedClip, Frames, MediaError, read_clips
+from dataset.media import AUDIO_RATE, WRAP, Counters, DecodedClip, Frames, MediaError, read_clips
 from dataset.scan import probe, scan
-from tests.videos import clicks, grey_ramp, moving_square, write_video
+from tests.videos import clicks, grey_ramp, moving_square, number_of, numbered, write_video
 
 DENSE, SPARSE = Frames(25, 48), Frames(2)
 
@@ -100,6 +100,90 @@ def test_a_stream_without_an_index_is_not_read_from_its_beginning(tmp_path):
     counters = Counters()
     next(read_clips(str(path), [(35.0, 36.0)], [DENSE], audio=False, counters=counters))
     assert counters.decoded < 70
+
+
+def write_numbered(path: Path, seconds: float, start: float = 0.0, **options) -> Path:
+    times = [start + n / 25 for n in range(round(seconds * 25))]
+    sound = {"sound": clicks(seconds), "sound_late": start}
+    return write_video(path, times=times, picture=lambda time: numbered(time - start), gop=25, **sound, **options)
+
+
+def check_clips(path: Path, spans: list[tuple[float, float]]) -> None:
+    """Each has the frames of its span at their times, and the clicks that belong to them."""
+    for together in [spans, *([span] for span in spans)]:
+        clips = read_clips(str(path), together, [DENSE], audio=True, counters=Counters())
+        for (start, end), clip in zip(together, clips, strict=True):
+            batch = clip.batches[DENSE]
+            frames = np.arange(np.ceil(start * 25), np.ceil(end * 25))
+            assert [number_of(image) for image in batch.images] == frames.tolist()
+            assert batch.times + start == pytest.approx(frames / 25, abs=0.001)
+            heard = np.arange(0.5, 60)
+            heard = heard[(heard >= start) & (heard < end)]
+            assert click_times(clip.audio) + start == pytest.approx(heard, abs=0.01)
+
+
+SPANS = [(0.0, 1.0), (1.3, 2.9), (5.22, 6.7), (10.3, 11.7)]
+
+
+def test_sound_that_begins_before_the_clock_of_mpeg_ts_does_is_heard(tmp_path):
+    """The encoder of AAC begins before zero, and 33 bits make that 26.5 hours."""
+    check_clips(write_numbered(tmp_path / "a.ts", 12), SPANS)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "sound_codec", "b_frames"),
+    [
+        ("a.mpg", "libx264", "mp2", 3),
+        ("a.vob", "libx264", "ac3", 3),  # in which libav's seeks fail
+        ("a.vob", "mpeg2video", "ac3", 2),
+    ],
+)
+def test_where_many_frames_share_a_stamp_each_has_its_own_time(tmp_path, name, codec, sound_codec, b_frames):
+    path = write_numbered(tmp_path / name, 12, codec=codec, sound_codec=sound_codec, b_frames=b_frames)
+    times = []
+    facts = scan(str(path), Counters(), lambda time, image: times.append(time))
+    assert times == pytest.approx(np.arange(300) / 25, abs=0.001)
+    assert (facts.duration, facts.fps) == pytest.approx((12, 25), abs=0.01)
+    check_clips(path, SPANS)
+
+
+@pytest.mark.parametrize(("name", "start"), [("a.ts", 36_000), ("a.ts", WRAP - 6), ("a.mkv", 5), ("a.mp4", 5)])
+def test_a_clock_may_begin_anywhere_and_begin_anew(tmp_path, name, start):
+    path = write_numbered(tmp_path / name, 12, start, b_frames=3)
+    check_clips(path, SPANS)
+    assert look(path).duration == pytest.approx(12, abs=0.01)
+    assert probe(str(path), Counters()).duration == pytest.approx(12, abs=0.1)
+
+
+def test_a_late_start_is_not_a_missing_end(tmp_path):
+    path = write_video(tmp_path / "a.mkv", times=[5 + n / 25 for n in range(100)])
+    assert [look(path).duration, probe(str(path), Counters()).duration] == pytest.approx([4, 4], abs=0.01)
+
+
+def test_a_torn_start_does_not_count_as_slow_frames(tmp_path):
+    whole = write_video(tmp_path / "whole.ts", 4, gop=25).read_bytes()
+    (tmp_path / "a.ts").write_bytes(whole[len(whole) // 2 // 188 * 188 :])
+    assert look(tmp_path / "a.ts").fps == pytest.approx(25, abs=0.01)
+
+
+def test_two_recordings_in_one_file_are_refused(tmp_path):
+    one = write_video(tmp_path / "one.ts", 12).read_bytes()
+    (tmp_path / "a.ts").write_bytes(one + one)
+    with pytest.raises(MediaError, match=r"jumps back from 12\.0 to 0\.0 s"):
+        look(tmp_path / "a.ts")
+
+
+def test_a_stream_without_times_says_so(tmp_path):
+    path = write_video(tmp_path / "a.h264", 4)
+    with pytest.raises(MediaError, match="no way to a place in a file of type h264"):
+        read_one(path, 1, 2)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.flv", "libx264"), ("a.mp4", "libx265")])
+def test_a_clip_that_starts_just_before_a_keyframe_is_whole(tmp_path, name, codec):
+    """The keyframe is decoded before the clip's first frame is shown."""
+    path = write_numbered(tmp_path / name, 6, codec=codec, b_frames=3)
+    check_clips(path, [(0.92, 1.9), (2.96, 3.8), (4.9, 5.7)])
 
 
 def test_variable_frame_rate_keeps_its_times(tmp_path):
