@@ -9,7 +9,7 @@ from typing import Any
 import av
 import numpy as np
 
-from dataset.media import Counters, MediaError, Painter, Readable, Source, open_source, read_audio
+from dataset.media import ROUNDED, Counters, MediaError, Painter, Readable, Source, open_source, read_audio
 
 TICK = Fraction(1, 90_000)  # seconds; exact for every usual frame rate
 SOUND_RATE = 48_000  # Hz, stereo
@@ -46,9 +46,9 @@ def span_frames(source: Source, start: float, end: float) -> Iterator[tuple[floa
     """(seconds from start, upright yuv420p frame with even sides) of the span."""
     straight, turned = Painter(source, None, "yuv420p"), Painter(source, None)
     for time, frame in source.frames_from(start):
-        if time >= end - 1e-4:
+        if time >= end - ROUNDED:
             return
-        if time >= start - 1e-4:
+        if time >= start - ROUNDED:
             if frame.rotation:
                 upright = upright_frame(turned(frame))
             else:  # no way over RGB: the numbers stay, and so does what they mean

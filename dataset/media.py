@@ -23,6 +23,7 @@ from dataset.stamps import own_stamps, paced
 AUDIO_RATE = 16_000  # Hz
 MAX_SHORT_SIDE = 2160  # "native" frames above this would not fit in memory for a whole clip
 JITTER = 0.004  # seconds by which a frame may come early and still open its slot
+ROUNDED = 0.0006  # seconds by which a frame may come before its span: those are rounded to milliseconds
 SEEK_GAP = 2.0  # seconds between two spans above which seeking beats decoding through
 NO_INDEX = "mpegts", "mpeg"  # formats where seeking lands on any packet; decoding begins with the keyframe behind it
 WRAP = 2**33 / 90_000  # seconds after which the clock of these formats begins anew
@@ -168,7 +169,7 @@ class Source(Opened):
             self.seek(time - back, self.video)
             frames = self.frames()
             first = next(frames, None)
-            if first and first[0] <= time + 1e-4:
+            if first and first[0] <= time + ROUNDED:
                 break
         return chain([first] if first else [], frames)
 
@@ -334,11 +335,11 @@ def read_clips(
             count, until = 0, 0.0
             while pending is not None or (pending := next(stream, None)) is not None:
                 time, frame = pending
-                if time >= end - 1e-4:
+                if time >= end - ROUNDED:
                     until = end - start
                     break
                 pending = None
-                if time >= start - 1e-4:
+                if time >= start - ROUNDED:
                     count, until = count + 1, time - start
                     sample_frame(frame, max(0.0, time - start), samplers, painters)
             if not count:

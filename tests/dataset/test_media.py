@@ -147,6 +147,15 @@ def test_where_many_frames_share_a_stamp_each_has_its_own_time(tmp_path, name, c
     check_clips(path, SPANS)
 
 
+def test_a_frame_belongs_to_one_clip_though_spans_are_rounded(tmp_path):
+    """Of 30 frames a second, number 20 is shown at 0.6667 s: the first of a shot that is said to start at 0.667."""
+    path = write_video(tmp_path / "a.mp4", 2, fps=30, picture=lambda time: numbered(time, fps=30))
+    need, spans = Frames(30), [(0.0, 0.667), (0.667, 1.333), (1.333, 2.0)]
+    clips = read_clips(str(path), spans, [need], audio=False, counters=Counters())
+    seen = [[number_of(image) for image in clip.batches[need].images] for clip in clips]
+    assert seen == [list(range(20)), list(range(20, 40)), list(range(40, 60))]
+
+
 @pytest.mark.parametrize(("name", "start"), [("a.ts", 36_000), ("a.ts", WRAP - 6), ("a.mkv", 5), ("a.mp4", 5)])
 def test_a_clock_may_begin_anywhere_and_begin_anew(tmp_path, name, start):
     path = write_numbered(tmp_path / name, 12, start, b_frames=3)
