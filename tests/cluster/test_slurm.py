@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster import slurm
 from cluster.job import Job
 from cluster.settings import Cluster
 from cluster.slurm import SlurmJobs, seconds
@@ -280,6 +281,15 @@ def test_when_slurm_has_told_only_what_srun_started_that_another_job_takes_the_n
     process = node.start(JOBS[kind], code=3)
     assert "It is handed in again" in node.finish()
     assert (process.returncode, node.read("told")) == (3, f"{AGAIN}\n")
+
+
+def test_a_request_to_stop_is_the_signal_that_the_script_takes_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, ...]] = []
+    monkeypatch.setattr(slurm, "run", lambda *words, **_: told.append(words) or "JobState=RUNNING")
+    jobs = SlurmJobs(Cluster())
+    jobs.stop("7")
+    assert told[-1] == ("scancel", "--batch", "--signal=USR2", "7")
+    assert 'trap "end stop" USR2' in jobs.render(JOBS["train"])
 
 
 def test_what_has_ended_well_meanwhile_is_not_handed_in_again(node: Node) -> None:
